@@ -1,0 +1,1 @@
+"""The compression methods: base.py is the contract, one file per method."""

@@ -1,0 +1,1 @@
+"""What images are worth: base.py is the contract, one file per metric."""

@@ -1,0 +1,1 @@
+"""What gets compressed, and the only door to diffusers."""

@@ -1,0 +1,1 @@
+"""LightningModules, and the only door to Lightning."""
