@@ -1,0 +1,42 @@
+"""Calibration data: calls recorded at the denoiser's door, and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call
+from parediff.model.sampler import Sampler
+from parediff.validation import check_types
+
+
+@dataclass(frozen=True)
+class CalibrationSource(ABC):
+    """Where calls come from."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    @property
+    @abstractmethod
+    def seeds(self) -> range:
+        """The seeds it uses; evaluation may use none of them."""
+
+    @abstractmethod
+    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterable[Call]:
+        """Calls of `model` as it runs now."""
+
+
+class LazyCalls:
+    """Calls that are recorded when first asked for, and stay the same after."""
+
+    def __init__(self, source: CalibrationSource, model: DiffusionModel, sampler: Sampler) -> None:
+        self._source, self._model, self._sampler = source, model, sampler
+        self._calls: list[Call] | None = None
+
+    def __iter__(self) -> Iterator[Call]:
+        if self._calls is None:
+            self._calls = list(self._source.record(self._model, self._sampler))
+        return iter(self._calls)

@@ -1,0 +1,147 @@
+"""The denoiser's one door: every call passes here, is known by its step, can be wrapped, observed and recorded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from parediff.model.diffusion import DiffusionModel
+
+Condition = Mapping[str, Any]
+Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+Wrapper = Callable[[Predict, Tensor, Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The exact arguments of one denoiser call: x [B, C, H, W], t [B], every other keyword, and the sampler's step."""
+
+    x: Tensor
+    t: Tensor
+    cond: Condition
+    step: int
+
+
+Observer = Callable[[Call, Tensor], None]
+
+
+@dataclass
+class Run:
+    """What one sampling run knows. It is born with `generate` and nothing of it outlives the run.
+
+    `index` counts the scheduler's finished steps, so guidance in two calls, skipped calls and extra calls
+    do not shift it.
+    """
+
+    scheduler: Any
+    seeds: tuple[int, ...]
+    generators: list[torch.Generator]
+    index: int = 0
+    wrappers: list[Wrapper] = field(default_factory=list)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The time steps this run executes, in order (fewer than the scheduler's own for image-to-image)."""
+        return self.scheduler.timesteps[getattr(self.scheduler, "begin_index", None) or 0 :]
+
+    @property
+    def steps(self) -> int:
+        """How many scheduler steps this run executes."""
+        return len(self.timesteps)
+
+    def advance(self) -> None:
+        self.index += 1
+
+
+@dataclass
+class DenoiserOutput(BaseOutput):
+    """What diffusers expects of a denoiser."""
+
+    sample: Tensor
+
+
+def signature_of(denoiser: nn.Module) -> inspect.Signature:
+    """The plain signature of the network's class, also while its door is open."""
+    parameters = list(inspect.signature(type(denoiser).forward).parameters.values())[1:]
+    return inspect.Signature(parameters)
+
+
+def split_arguments(denoiser: nn.Module, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any], bool]:
+    """(x, t as [B], every other argument, whether an output object is wanted)."""
+    bound = signature_of(denoiser).bind(*args, **kwargs).arguments
+    bound.update(bound.pop("kwargs", {}))
+    return_dict = bound.pop("return_dict", True)
+    x = bound.pop(next(iter(signature_of(denoiser).parameters)))
+    t = torch.as_tensor(bound.pop("timestep"), device=x.device)
+    cond = {name: value for name, value in bound.items() if value is not None}
+    return x, t.expand(x.shape[0]) if t.ndim == 0 else t, cond, return_dict
+
+
+def call_network(denoiser: nn.Module, forward: Callable[..., Any], x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+    """The raw output of one call."""
+    first = next(iter(signature_of(denoiser).parameters))
+    return forward(**{first: x}, timestep=t, **cond, return_dict=False)[0]
+
+
+@contextmanager
+def opened(model: DiffusionModel, run: Run) -> Iterator[None]:
+    """Route every call of the denoiser through the model's wrappers while a run lasts."""
+    denoiser = model.denoiser
+    if "forward" in denoiser.__dict__:
+        raise RuntimeError(f"{model.name} is already sampling; one run at a time, or give each run its own copy")
+    plain = denoiser.forward
+
+    def network(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        output = call_network(denoiser, plain, x, t, cond)
+        for observe in model.observers:
+            observe(Call(x, t, cond, run.index), output)
+        return output
+
+    predict: Predict = network
+    for factory in model.wrapper_factories:
+        predict = _wrapped(factory(run), predict)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        x, t, cond, return_dict = split_arguments(denoiser, args, kwargs)
+        output = predict(x, t, cond)
+        return DenoiserOutput(sample=output) if return_dict else (output,)
+
+    denoiser.forward = forward
+    try:
+        yield
+    finally:
+        del denoiser.forward
+
+
+def _wrapped(wrapper: Wrapper, inner: Predict) -> Predict:
+    return lambda x, t, cond: wrapper(inner, x, t, cond)
+
+
+@contextmanager
+def observing(model: DiffusionModel, observe: Observer) -> Iterator[None]:
+    """`observe(call, output)` after every call that really reaches the network."""
+    model.observers.append(observe)
+    try:
+        yield
+    finally:
+        model.observers.remove(observe)
+
+
+@contextmanager
+def recording(model: DiffusionModel) -> Iterator[list[Call]]:
+    """The calls that reach the network, detached."""
+    calls: list[Call] = []
+
+    def keep(call: Call, _: Tensor) -> None:
+        calls.append(Call(call.x.detach().clone(), call.t.clone(), dict(call.cond), call.step))
+
+    with observing(model, keep):
+        yield calls

@@ -1,0 +1,149 @@
+"""Tiny random models of every kind, built in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel
+
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.sampler import Sampler
+
+DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=5)
+
+
+def scheduler(**options: object) -> DDIMScheduler:
+    return DDIMScheduler(num_train_timesteps=1000, clip_sample=False, **options)
+
+
+def unet(**options: object) -> UNet2DModel:
+    """A two-level UNet with attention, 8x8 images of one channel; its zero-initialised layers are made to matter."""
+    torch.manual_seed(1)
+    arguments: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    return UNet2DModel(**(arguments | options))
+
+
+def conditional_unet() -> UNet2DConditionModel:
+    torch.manual_seed(1)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=12,
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+
+
+def transformer() -> DiTTransformer2DModel:
+    torch.manual_seed(1)
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_num_groups=4,
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+
+
+def unconditional_model(**options: object) -> DiffusionModel:
+    return DiffusionModel(DDPMPipeline(unet(**options), scheduler()), name="tiny_unet")
+
+
+def class_model(guidance_scale: float = 1.0) -> DiffusionModel:
+    """A UNet2DModel conditioned on three classes, label 3 meaning none."""
+    pipeline = DDPMPipeline(unet(num_class_embeds=4), scheduler())
+    return DiffusionModel(pipeline, name="tiny_class_unet", guidance_scale=guidance_scale, null_class=3)
+
+
+def dit_model(guidance_scale: float = 1.0) -> DiffusionModel:
+    pipeline = DiTPipeline(transformer(), autoencoder(), scheduler())
+    return DiffusionModel(pipeline, name="tiny_dit", guidance_scale=guidance_scale, null_class=1000)
+
+
+def text_model(guidance_scale: float = 1.0) -> DiffusionModel:
+    """Stable Diffusion's pipeline with a text encoder of one tiny layer and a byte-level tokenizer."""
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=_text_encoder(),
+        tokenizer=_Tokenizer(),
+        unet=conditional_unet(),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return DiffusionModel(pipeline, name="tiny_text", guidance_scale=guidance_scale)
+
+
+class _Tokenizer:
+    """One token a byte."""
+
+    model_max_length = 8
+    added_tokens_encoder: dict[str, int] = {}
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(text)
+
+    def __call__(self, prompt: list[str] | str, **_: object) -> BatchEncoding:
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        rows = [list(text.encode()[:8].ljust(8, b"\0")) for text in prompts]
+        ids = torch.tensor(rows)
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def _text_encoder() -> CLIPTextModel:
+    torch.manual_seed(1)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=256,
+            hidden_size=12,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
