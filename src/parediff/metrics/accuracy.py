@@ -1,0 +1,58 @@
+"""How often a classifier sees the class that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from parediff.errors import RequestError
+from parediff.metrics.base import Metric
+from parediff.metrics.extractors import Classifier
+from parediff.metrics.statistics import Mean
+
+
+@dataclass(eq=False)
+class Accuracy(Metric[Mean]):
+    """Share in [0, 1] of conditional samples whose class is among the `top` highest scores."""
+
+    section: ClassVar[Literal["quality", "fidelity"]] = "quality"
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+
+    classifier: Classifier
+    top: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top < 1:
+            raise RequestError("top", self.top, "1 or more is accepted")
+
+    def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
+        """Only class labels can be compared with a class."""
+        self.classifier.check(image_shape)
+        if not conditions:
+            raise RequestError(
+                "conditions", "null", "class labels are accepted: without a condition there is no accuracy"
+            )
+        for label in conditions:
+            if isinstance(label, bool) or not isinstance(label, int):
+                raise RequestError("conditions", label, "class labels (whole numbers) are accepted for accuracy")
+
+    def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Mean:
+        self.check(conditions, (batch.shape[1], batch.shape[2], batch.shape[3]))
+        scores = self.classifier.logits(batch)
+        labels = torch.tensor(list(conditions or ()))
+        if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:
+            accepted = f"labels 0 to {scores.shape[1] - 1} are accepted: the classifier knows no other"
+            raise RequestError("conditions", int(labels.max()), accepted)
+        best = scores.topk(min(self.top, scores.shape[1])).indices
+        return Mean.of((best == labels[:, None]).any(dim=1).numpy())
+
+    def value(self, statistic: Mean) -> float | None:
+        return statistic.value
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"classifier": self.classifier.fingerprint(), "top": self.top}

@@ -1,0 +1,100 @@
+"""What a metric is: statistics of batches that merge, one number made of them, and its standard error."""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from parediff.validation import check_types
+
+
+class Mergeable(Protocol):
+    """Statistics of some images; two of them make the statistics of all their images."""
+
+    def merge(self, other: Self) -> Self: ...
+
+
+Statistic = TypeVar("Statistic", bound=Mergeable)
+
+
+@dataclass(eq=False)
+class Metric(ABC, Generic[Statistic]):
+    """One number about a stream of images; its fields are hyper-parameters, what streams lives in blocks of seeds."""
+
+    section: ClassVar[Literal["quality", "fidelity"]]
+    better: ClassVar[Literal["lower", "higher"]]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.reset()
+
+    def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
+        """Raise RequestError where images C,H,W made under such conditions cannot be judged, before any is made."""
+        return
+
+    @abstractmethod
+    def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Statistic:
+        """Statistics of one batch of images, uint8 NCHW; `reference` holds the same seeds of the model it came from."""
+
+    @abstractmethod
+    def value(self, statistic: Statistic) -> float | None:
+        """The number; None where it is not defined (identical images have no PSNR)."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What else decides the number: extractor, reference set, window. Equal fingerprints can be compared."""
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._blocks: list[Statistic] = []
+        self._open = False
+
+    def update(self, batch: Tensor, reference: Tensor | None = None, conditions: Sequence[Any] | None = None) -> None:
+        """Take images (uint8 NCHW) into the present block."""
+        for images in (batch, reference):
+            if images is not None and (images.dtype != torch.uint8 or images.ndim != 4):
+                raise TypeError(f"images are uint8 NCHW, not {images.dtype} of shape {tuple(images.shape)}")
+        statistic = self.measure(batch, reference, conditions)
+        if self._open:
+            self._blocks[-1] = self._blocks[-1].merge(statistic)
+        else:
+            self._blocks.append(statistic)
+        self._open = True
+
+    def next_block(self) -> None:
+        """What follows belongs to another block of seeds."""
+        self._open = False
+
+    def compute(self) -> float | None:
+        """The number over all blocks."""
+        return self._value(self._blocks) if self._blocks else None
+
+    def stderr(self) -> float | None:
+        """Its standard error, by leaving out one block of seeds at a time; None below two blocks."""
+        return jackknife(self._blocks, self._value)
+
+    def _value(self, blocks: Sequence[Statistic]) -> float | None:
+        return self.value(functools.reduce(lambda left, right: left.merge(right), blocks))
+
+
+Block = TypeVar("Block")
+
+
+def jackknife(blocks: Sequence[Block], value: Callable[[Sequence[Block]], float | None]) -> float | None:
+    """sqrt((B-1)/B sum_b (v_b - mean v)^2), v_b without block b (Efron & Stein 1981); for a mean it is std/sqrt(B)."""
+    count = len(blocks)
+    if count < 2:
+        return None
+    values = [value([*blocks[:left_out], *blocks[left_out + 1 :]]) for left_out in range(count)]
+    known = [entry for entry in values if entry is not None]
+    if len(known) < count:
+        return None
+    mean = math.fsum(known) / count
+    return math.sqrt((count - 1) / count * math.fsum((entry - mean) ** 2 for entry in known))
