@@ -1,0 +1,103 @@
+"""What every training shares: the average that is kept, parameter groups, learning rate, randomness by step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from parediff.training.ema import EMA
+
+
+class Learner(pl.LightningModule, ABC):
+    """Trains `network`; what counts afterwards is `ema.copy_to(network)`, which `fit` does at the end.
+
+    Everything random is a function of (seed, step), so that a resumed training repeats the uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        learning_rate: float,
+        warmup_steps: int,
+        weight_decay: float,
+        ema_decay: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.seed = seed
+        self.ema = EMA(network, ema_decay)
+        self._raw: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """The scalar that one optimiser step lowers."""
+
+    def validate_batch(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """What to log of one held-out batch; averaged over batches."""
+        return {"loss": self.loss(batch, generator)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices and kernels decay; biases, norms and other vectors do not."""
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        free = [p for p in trained if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate)
+        total, warmup = int(self.trainer.max_steps), self.warmup_steps
+        schedule = LambdaLR(optimizer, lambda step: warmed_cosine(step, warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(seed_of(self.seed, self.global_step))  # dropout has no generator of its own
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch, generator_of(self.seed, self.global_step))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.network)  # here, and not at the end of the batch: checkpoints are written before that
+
+    def on_validation_start(self) -> None:
+        self._raw = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.ema.copy_to(self.network)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        for name, value in self.validate_batch(batch, generator_of(self.seed, -1 - batch_idx)).items():
+            self.log(f"held_out/{name}", value, prog_bar=True, batch_size=len(batch[0]))
+
+    def on_validation_end(self) -> None:
+        if self._raw is not None:
+            self.network.load_state_dict(self._raw)
+            self._raw = None
+
+
+def warmed_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def seed_of(seed: int, step: int) -> int:
+    """One 63-bit seed per (seed, step); held-out batches use negative steps."""
+    return (seed * 1_000_003 + step * 2_654_435_761 + 97) % (1 << 63)
+
+
+def generator_of(seed: int, step: int) -> torch.Generator:
+    """A CPU generator: the same draws on every device."""
+    return torch.Generator().manual_seed(seed_of(seed, step))

@@ -1,0 +1,125 @@
+"""Run a training: checkpoints, resume, progress, logging. The only place that makes a Lightning trainer."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+
+from parediff.errors import RequestError
+from parediff.training.base import Learner
+from parediff.validation import check_types
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How long and with what care to train; a count of 0 switches validation or checkpoints off."""
+
+    max_steps: int
+    gradient_clip: float
+    accelerator: str
+    devices: int
+    precision: str
+    validate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.max_steps < 1:
+            raise RequestError("max_steps", self.max_steps, "a whole number of at least 1")
+        for key in ("gradient_clip", "validate_every", "checkpoint_every"):
+            if getattr(self, key) < 0:
+                raise RequestError(key, getattr(self, key), "0 (off) or more")
+        if self.log_every < 1:
+            raise RequestError("log_every", self.log_every, "a whole number of at least 1")
+        if self.devices != 1:
+            raise RequestError("devices", self.devices, "1: batches are addressed by step for one device")
+
+    def fit(
+        self,
+        learner: Learner,
+        folder: Path,
+        *,
+        data: pl.LightningDataModule | None = None,
+        logger: Any = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Train to `max_steps`, then copy the average into `learner.network` (on the CPU, in eval mode).
+
+        Without `data` the learner brings its own `train_dataloader`. `ckpt_path` is a file, or "last" for the newest
+        below `folder`; a checkpoint is opened as plain tensors only.
+        """
+        start = starting_point(folder / "checkpoints", ckpt_path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+            self._trainer(folder, logger, validated=data is not None).fit(
+                learner, datamodule=data, ckpt_path=start, weights_only=True
+            )
+        learner.cpu()
+        learner.ema.copy_to(learner.network)
+        learner.network.eval()
+
+    def _trainer(self, folder: Path, logger: Any, *, validated: bool) -> pl.Trainer:
+        validated = validated and self.validate_every > 0
+        return pl.Trainer(
+            default_root_dir=folder,
+            max_steps=self.max_steps,
+            max_epochs=-1,
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.precision,  # type: ignore[arg-type]
+            gradient_clip_val=self.gradient_clip or None,
+            val_check_interval=self.validate_every if validated else None,
+            check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if validated else 0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=self.log_every,
+            logger=logger or False,
+            callbacks=self._callbacks(folder, logger),
+            enable_checkpointing=self.checkpoint_every > 0,
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+    def _callbacks(self, folder: Path, logger: Any) -> list[pl.Callback]:
+        callbacks: list[pl.Callback] = []
+        if self.checkpoint_every:
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=folder / "checkpoints",
+                    filename="{step}",
+                    every_n_train_steps=self.checkpoint_every,
+                    save_top_k=self.keep_checkpoints,
+                    monitor="step",
+                    mode="max",
+                    save_last=True,
+                    enable_version_counter=False,
+                )
+            )
+        if self.progress:
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        if logger:
+            callbacks.append(LearningRateMonitor("step"))
+        return callbacks
+
+
+def starting_point(checkpoints: Path, ckpt_path: str | Literal["last"] | None) -> Path | None:
+    """The checkpoint to go on from; an earlier training is neither overwritten nor silently continued."""
+    last = checkpoints / "last.ckpt"
+    if ckpt_path is None:
+        if last.exists():
+            raise RequestError("output", checkpoints.parent, "holds a training; ckpt_path=last goes on with it")
+        return None
+    path = last if ckpt_path == "last" else Path(ckpt_path)
+    if not path.is_file():
+        raise RequestError("ckpt_path", ckpt_path, f"no checkpoint at {path}")
+    return path
