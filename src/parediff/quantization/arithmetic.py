@@ -1,0 +1,78 @@
+"""Rounding to a grid in float32, with the gradients of LSQ: xhat = D * clip(round(x / D), low, high)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parediff.quantization.grid import Grid
+
+Bound = int | Tensor
+
+
+def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+    """x rounded to the grid, in x's dtype; computed in float32 (float64 for float64) whatever the model runs in.
+
+    `step` and `zero_point` broadcast against x. Gradients: x passes strictly inside the grid and nowhere else; the step
+    receives round(v) - v inside and the clipped code outside (v = x / step); the zero point receives -step outside.
+    """
+    if torch.is_grad_enabled() and any(_wants_gradient(tensor) for tensor in (x, step, zero_point)):
+        return _FakeQuantize.apply(x, step, zero_point, grid)
+    return _rounded(x, step, zero_point, grid)
+
+
+def codes_of(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+    """The integers, int32, in grid.low..grid.high."""
+    low, high = _bounds(grid, zero_point)
+    centred = _scaled(x, step, grid).round_().clamp_(low, high)
+    return (centred if zero_point is None else centred.add_(zero_point)).to(torch.int32)
+
+
+def _wants_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _bounds(grid: Grid, zero_point: Tensor | None) -> tuple[Any, Any]:
+    """The grid's ends counted from the zero point."""
+    return (grid.low, grid.high) if zero_point is None else (grid.low - zero_point, grid.high - zero_point)
+
+
+def _scaled(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
+    """v = (x - offset) / step, a new tensor."""
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return (x - grid.offset).div_(step) if grid.offset else x / step
+
+
+def _rounded(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+    low, high = _bounds(grid, zero_point)
+    value = _scaled(x, step, grid).round_().clamp_(low, high).mul_(step)
+    return (value.add_(grid.offset) if grid.offset else value).to(x.dtype)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x, step, zero_point)
+        ctx.grid = grid
+        return _rounded(x, step, zero_point, grid)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, step, zero_point = ctx.saved_tensors
+        low, high = _bounds(ctx.grid, zero_point)
+        v = _scaled(x, step, ctx.grid)
+        inside = (v > low) & (v < high)
+        upstream = gradient.to(v.dtype)
+        for_x = for_step = for_zero = None
+        if ctx.needs_input_grad[0]:
+            for_x = (upstream * inside).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            codes = v.round().clamp_(low, high)
+            slope = torch.where(inside, codes - v, codes)
+            for_step = (upstream * slope).sum_to_size(step.shape).to(step.dtype)
+        if zero_point is not None and ctx.needs_input_grad[2]:
+            for_zero = -(upstream * ~inside * step).sum_to_size(zero_point.shape)
+        return for_x, for_step, for_zero, None
