@@ -131,8 +131,9 @@ class DiffusionModel:
         """The pipeline with a fresh scheduler and an open door."""
         own = self.pipeline.scheduler
         scheduler = sampler.scheduler_for(self.pipeline)
-        run = Run(scheduler, tuple(seeds), generators)
+        run = Run(scheduler, tuple(seeds), generators, self)
         self.pipeline.scheduler = scheduler
+        vars(self.pipeline).pop("_num_timesteps", None)  # what an earlier run executed; this one sets it anew
         try:
             with seeded_steps(scheduler, generators, sampler.eta, run.advance), opened(self, run):
                 yield run

@@ -37,6 +37,7 @@ Observer = Callable[[Call, Tensor], None]
 class Run:
     """What one sampling run knows. It is born with `generate` and nothing of it outlives the run.
 
+    A wrapper finds the network it wraps through `model`, so that the factories of a copied model see the copy.
     `index` counts the scheduler's finished steps, so guidance in two calls, skipped calls and extra calls
     do not shift it.
     """
@@ -44,13 +45,16 @@ class Run:
     scheduler: Any
     seeds: tuple[int, ...]
     generators: list[torch.Generator]
+    model: DiffusionModel
     index: int = 0
     wrappers: list[Wrapper] = field(default_factory=list)
 
     @property
     def timesteps(self) -> Tensor:
-        """The time steps this run executes, in order (fewer than the scheduler's own for image-to-image)."""
-        return self.scheduler.timesteps[getattr(self.scheduler, "begin_index", None) or 0 :]
+        """The time steps this run executes, in order; image-to-image starts late, an ensemble's first model ends early."""
+        begin = getattr(self.scheduler, "begin_index", None) or 0
+        executed = getattr(self.model.pipeline, "_num_timesteps", None)
+        return self.scheduler.timesteps[begin:][:executed]
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,58 @@
+"""What a network predicts, turned into the noise and back: a jump holds the noise, whatever the network predicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parediff.errors import RequestError
+
+KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def kind_of(scheduler: Any) -> str:
+    """The scheduler's prediction type; anything but noise needs its alphas."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind not in KINDS or (kind != "epsilon" and not hasattr(scheduler, "alphas_cumprod")):
+        name = type(scheduler).__name__
+        raise RequestError("sampler.scheduler", name, f"a scheduler that predicts one of {', '.join(KINDS)}, with alphas")
+    return kind
+
+
+def to_noise(output: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+    """The noise that a raw output at x_t implies. Channels beyond x's (a learned variance) stay as they are.
+
+    With alpha^2 + sigma^2 = 1: eps = alpha v + sigma x, or eps = (x - alpha x0) / sigma.
+    """
+    kind = kind_of(scheduler)
+    if kind == "epsilon":
+        return output
+    predicted, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
+    alpha, sigma = (value.to(x.dtype) for value in _alpha_sigma(scheduler, t, x))
+    noise = alpha * predicted + sigma * x if kind == "v_prediction" else (x - alpha * predicted) / sigma
+    return torch.cat([noise, rest], dim=1)
+
+
+def from_noise(noise: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+    """The raw output at x_t that means this noise: v = (eps - sigma x) / alpha, or x0 = (x - sigma eps) / alpha."""
+    kind = kind_of(scheduler)
+    if kind == "epsilon":
+        return noise
+    predicted, rest = noise[:, : x.shape[1]], noise[:, x.shape[1] :]
+    alpha, sigma = (value.to(x.dtype) for value in _alpha_sigma(scheduler, t, x))
+    output = predicted - sigma * x if kind == "v_prediction" else x - sigma * predicted
+    return torch.cat([output / alpha, rest], dim=1)
+
+
+def _alpha_sigma(scheduler: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, 1, 1, 1] each; between two training steps sigma / alpha is interpolated in its logarithm, as schedulers do."""
+    alphas = scheduler.alphas_cumprod.to(x.device, torch.float64).clamp(min=1e-12)
+    log_ratio = ((1 - alphas) / alphas).log() / 2
+    t = t.to(x.device, torch.float64).clamp(0, len(alphas) - 1)
+    low, part = t.floor().long(), t - t.floor()
+    high = (low + 1).clamp(max=len(alphas) - 1)
+    ratio = torch.lerp(log_ratio[low], log_ratio[high], part).exp().view(-1, *[1] * (x.ndim - 1))
+    alpha = (1 + ratio.square()).rsqrt()
+    return alpha, ratio * alpha
