@@ -1,0 +1,162 @@
+"""Weights & Biases: offline without an account, and never in the way of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parediff.errors import RequestError
+from parediff.tracking.account import has_account
+from parediff.tracking.base import Tracker
+from parediff.tracking.content import facts, scalars, table
+
+MODES = ("auto", "online", "offline", "disabled")
+UNSENT = ".unsent"
+"""Suffix of the mark beside an online run's file while its upload is not known to be complete."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class WandbTracker(Tracker):
+    """One W&B run at a time below `dir`/wandb."""
+
+    mode: str
+    project: str
+    entity: str | None
+    dir: str
+    init_timeout_s: float
+    finish_timeout_s: float
+    problems: list[str] = field(default_factory=list, init=False)
+    _run: Any = field(default=None, init=False, repr=False)
+    _exit_code: int = field(default=0, init=False, repr=False)
+    _unreachable: bool = field(default=False, init=False, repr=False)  # asked once, not again for every run
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise RequestError("mode", self.mode, f"one of {', '.join(MODES)}")
+        for key in ("init_timeout_s", "finish_timeout_s"):
+            if getattr(self, key) <= 0:
+                raise RequestError(key, getattr(self, key), "a number of seconds above 0")
+
+    def start(self, config: Mapping[str, Any], study: str, stage: str, run_id: str) -> None:
+        self.finish()
+        wanted = self._wanted_mode()
+        if wanted == "disabled":
+            return
+        with self._guarded("could not start"):
+            import wandb
+
+            Path(self.dir).mkdir(parents=True, exist_ok=True)
+            options = self._options(wandb) | {"group": study, "job_type": stage, "name": run_id, "config": dict(config)}
+            if wanted != "offline" and not self._unreachable:
+                self._start_online(wandb, options, asked=wanted == "online")
+            if self._run is None:
+                self._run = wandb.init(mode="offline", **options)
+
+    def _wanted_mode(self) -> str:
+        """`auto` leaves the word to W&B's own variable where it is set; its other names for offline mean offline."""
+        mode = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
+        return mode if mode in MODES else "offline"
+
+    def _options(self, wandb: Any) -> dict[str, Any]:
+        """A run that starts fast, says nothing, and collects neither console, machine nor source code."""
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            init_timeout=self.init_timeout_s,
+            finish_timeout=self.finish_timeout_s,
+            finish_timeout_raises=True,
+        )
+        own = {"project": self.project, "entity": self.entity, "dir": self.dir}
+        return own | {"settings": settings, "reinit": "create_new"}
+
+    def _start_online(self, wandb: Any, options: Mapping[str, Any], *, asked: bool) -> None:
+        with self._guarded(f"no connection, going on offline; `parediff sync {self.dir}` uploads later"):
+            self._unreachable = True
+            if has_account():
+                self._run = wandb.init(mode="online", **options)
+                self._unsent(self._run).touch()
+            elif asked:
+                raise PermissionError("no account is configured, see `wandb login`")
+            self._unreachable = False
+
+    def experiment(self) -> Any:
+        return self._run
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        if self._run is not None:
+            with self._guarded("could not log"):
+                self._run.log(dict(values), step=step)
+
+    def log_record(self, record: Mapping[str, Any], samples: Path | None) -> None:
+        if self._run is None:
+            return
+        self._exit_code = int(record.get("status") == "failed")
+        with self._guarded("could not log the record"):
+            import wandb
+
+            values = scalars(record)
+            image = {"samples": wandb.Image(str(samples))} if samples is not None and samples.exists() else {}
+            self._run.log(values | image)
+            self._run.summary.update(values | facts(record))
+
+    def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
+        about = {key: front[key] for key in ("x", "y", "reference") if key in front}
+        self.start(about, study, "pareto", f"{study}-pareto")
+        if self._run is not None:
+            with self._guarded("could not log the front"), self._staging():
+                import wandb
+
+                columns, rows = table(front["points"])
+                values = {"front/table": wandb.Table(columns=columns, data=rows)}
+                numbers = {"front/hypervolume": front.get("hypervolume"), "front/points": len(rows)}
+                numbers = {key: value for key, value in numbers.items() if value is not None}
+                plot = {} if figure is None else {"front/plot": wandb.Plotly(figure)}
+                self._run.log(values | numbers | plot)
+                self._run.summary.update(numbers)
+        self.finish()
+
+    def finish(self) -> None:
+        run, code = self._run, self._exit_code
+        self._run, self._exit_code = None, 0
+        if run is not None:
+            with self._guarded(f"the upload is not complete; `parediff sync {self.dir}` sends the rest"):
+                run.finish(exit_code=code)
+                self._unsent(run).unlink(missing_ok=True)
+
+    def _unsent(self, run: Any) -> Path:
+        return Path(run.dir).parent / f"run-{run.id}.wandb{UNSENT}"
+
+    @contextmanager
+    def _staging(self) -> Iterator[None]:
+        """Keeps the files of a table that await their upload in the study's folder instead of the user's home."""
+        before = os.environ.get("WANDB_DATA_DIR")
+        os.environ["WANDB_DATA_DIR"] = str(Path(self.dir).resolve() / "wandb" / "staging")
+        try:
+            yield
+        finally:
+            del os.environ["WANDB_DATA_DIR"]
+            if before is not None:
+                os.environ["WANDB_DATA_DIR"] = before
+
+    @contextmanager
+    def _guarded(self, consequence: str) -> Iterator[None]:
+        """The one place that stops any error of W&B: the record comes first, and a run never fails for its tracker."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.problems.append(f"Weights & Biases: {consequence} ({reason})")
+            logger.warning(self.problems[-1])
