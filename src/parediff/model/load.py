@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from parediff.errors import RequestError
 from parediff.model.diffusion import DiffusionModel
+from parediff.provenance import file_fingerprint
 
 ASSETS = "assets://"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,13 +55,36 @@ class PretrainedPipeline:
         looks_like_hub = self.path.count("/") == 1 and not self.path.startswith((".", "/", "~", ASSETS))
         return self.folder.exists() or not looks_like_hub
 
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """C, H, W of its images where a local folder tells; None where only loading can."""
+        return shape_of_images(self.folder) if self.is_local else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its images: where it came from, the weights themselves, precision and guidance."""
+        asked = {
+            "path": self.path,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "guidance_scale": self.guidance_scale,
+        }
+        weights = sorted(self.folder.rglob("*.safetensors")) if self.is_local else []
+        files = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in weights}
+        return {
+            "name": self.name,
+            **asked,
+            "null_class": self.null_class,
+            "options": dict(self.options),
+            "weights": files,
+        }
+
     def load(self, device: str) -> DiffusionModel:
         """The pipeline on `device`. Only safetensors are read; nothing is ever unpickled."""
+        diffusers.utils.logging.disable_progress_bar()
         source = str(self.folder) if self.is_local else self.path
         try:
             pipeline = DiffusionPipeline.from_pretrained(
                 source,
-                torch_dtype=DTYPES[self.dtype],
+                dtype=DTYPES[self.dtype],
                 use_safetensors=True,
                 local_files_only=self.is_local,
                 revision=self.revision,
@@ -117,3 +141,18 @@ def check_safetensors(file: Path) -> None:
             content.keys()
     except (SafetensorError, OSError) as error:
         raise RequestError("path", file, f"is not a whole safetensors file ({_first_line(error)})") from error
+
+
+def shape_of_images(folder: Path) -> tuple[int, int, int] | None:
+    """C, H, W from the configurations in a diffusers folder."""
+    configs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+    denoiser = configs.get("unet") or configs.get("transformer") or {}
+    size, channels = denoiser.get("sample_size"), denoiser.get("in_channels")
+    if size is None or channels is None:
+        return None
+    decoder = configs.get("vae") or configs.get("vqvae")
+    height, width = (size, size) if isinstance(size, int) else size
+    if decoder is None:
+        return channels, height, width
+    factor = 2 ** (len(decoder.get("block_out_channels", [1])) - 1)
+    return decoder.get("out_channels", 3), height * factor, width * factor

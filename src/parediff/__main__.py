@@ -1,0 +1,5 @@
+"""`python -m parediff`."""
+
+from parediff.cli import entry
+
+entry()
