@@ -1,0 +1,160 @@
+"""Every method, found by its YAML, keeps the contract. Nothing here names a method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny
+from parediff.calibration.base import LazyCalls
+from parediff.compress import compress, restore
+from parediff.configuration import Composer
+from parediff.cost import CallCounter, counting, size_bytes
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import observing
+from parediff.request import Request, build
+from parediff.resources import shipped
+
+METHODS = sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml"))
+SEEDS = (3, 7)
+
+
+class Compressed(NamedTuple):
+    request: Request
+    teacher: DiffusionModel
+    student: DiffusionModel
+    state: dict[str, Tensor]
+    images: Tensor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random UNet in diffusers' format."""
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.unconditional_model().pipeline.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def compressed(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Compressed:
+    """One method applied to it; a method that repairs others' damage gets a quantised model to repair."""
+    asked = _request(request.param, folder)
+    teacher = asked.model.load("cpu")
+    student = teacher.copy()
+
+    def fit(name: str, module: Any) -> None:
+        asked.trainer.fit(module, tmp_path_factory.mktemp(name), data=asked.data())
+
+    def calls_of(model: DiffusionModel) -> LazyCalls:
+        return LazyCalls(asked.calibration, model, asked.sampler)
+
+    state = compress(student, teacher, asked.methods, calls_of, fit)
+    return Compressed(asked, teacher, student, state, student.generate(SEEDS, None, asked.sampler))
+
+
+def _request(name: str, folder: Path) -> Request:
+    overrides = [
+        "model=pipeline",
+        f"model.path={folder}",
+        "sampler.steps=5",
+        "calibration.count=4",
+        "calibration.batch_size=2",
+        "trainer.max_steps=2",
+        "trainer.progress=false",
+        "trainer.checkpoint_every=0",
+        "tracker=none",
+        "metric=[psnr]",
+    ]
+    alone = build(Composer("config").compose([*overrides, f"method=[{name}]"]))
+    if not alone.methods[name].corrects:
+        return alone
+    return build(Composer("config").compose([*overrides, f"method=[ptq,{name}]", "methods.ptq.weight_bits=4"]))
+
+
+def test_the_same_seeds_give_the_same_images_twice(compressed: Compressed) -> None:
+    again = compressed.student.generate(SEEDS, None, compressed.request.sampler)
+    assert torch.equal(again, compressed.images)
+
+
+def test_images_do_not_depend_on_the_batch(compressed: Compressed) -> None:
+    for row, seed in enumerate(SEEDS):
+        alone = compressed.student.generate([seed], None, compressed.request.sampler)
+        assert torch.allclose(alone[0], compressed.images[row], atol=1e-4)
+
+
+def test_something_changed(compressed: Compressed) -> None:
+    plain = compressed.teacher.generate(SEEDS, None, compressed.request.sampler)
+    assert not torch.equal(plain, compressed.images)
+
+
+def test_something_got_cheaper_unless_the_method_repairs(compressed: Compressed) -> None:
+    before, after = (_cost(model, compressed.request) for model in (compressed.teacher, compressed.student))
+    assert any(new < old for new, old in zip(after, before, strict=True))
+
+
+def test_restore_rebuilds_it_exactly(compressed: Compressed) -> None:
+    rebuilt = compressed.teacher.copy()
+    restore(rebuilt, compressed.request.methods, compressed.state)
+    assert torch.equal(rebuilt.generate(SEEDS, None, compressed.request.sampler), compressed.images)
+
+
+def test_a_copy_draws_the_same_and_shares_nothing(compressed: Compressed) -> None:
+    twin = compressed.student.copy()
+    assert torch.equal(twin.generate(SEEDS, None, compressed.request.sampler), compressed.images)
+    own = {p.data_ptr() for p in compressed.student.denoiser.parameters() if p.numel()}
+    assert own.isdisjoint(p.data_ptr() for p in twin.denoiser.parameters() if p.numel())
+
+
+def test_nothing_is_left_behind(compressed: Compressed) -> None:
+    denoiser = compressed.student.denoiser
+    before = _hooks(denoiser)
+    compressed.student.generate(SEEDS, None, compressed.request.sampler)
+    assert _hooks(denoiser) == before
+    assert "forward" not in denoiser.__dict__
+    assert not compressed.student.observers
+    assert not any(module.training for module in denoiser.modules())
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+
+
+def test_the_uncompressed_model_is_untouched(compressed: Compressed, folder: Path) -> None:
+    fresh = compressed.request.model.load("cpu").denoiser.state_dict()
+    kept = compressed.teacher.denoiser.state_dict()
+    assert fresh.keys() == kept.keys()
+    assert all(torch.equal(fresh[key], kept[key]) for key in fresh)
+
+
+def test_hyper_parameters_are_frozen(compressed: Compressed) -> None:
+    for method in compressed.request.methods.values():
+        assert dataclasses.is_dataclass(method)
+        for field in dataclasses.fields(method):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(method, field.name, None)
+
+
+def test_fired_is_proof_in_plain_values(compressed: Compressed) -> None:
+    for method in compressed.request.methods.values():
+        proof = method.fired(compressed.student)
+        assert proof
+        json.dumps(proof, allow_nan=False)
+
+
+def test_methods_are_classes_of_the_contract(compressed: Compressed) -> None:
+    assert all(isinstance(method, Method) for method in compressed.request.methods.values())
+
+
+def _hooks(denoiser: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules())
+
+
+def _cost(model: DiffusionModel, request: Request) -> tuple[float, ...]:
+    calls = CallCounter()
+    with counting(model.denoiser) as counter, observing(model, calls):
+        model.generate(SEEDS, None, request.sampler)
+    return counter.macs, counter.bops, calls.per_image(len(SEEDS)), size_bytes(model.denoiser)
