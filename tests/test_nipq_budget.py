@@ -1,0 +1,184 @@
+"""The differentiable budget against counted operations and hand arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests import tiny
+from torch import Tensor, nn
+
+from parediff.cost import counting
+from parediff.errors import RequestError
+from parediff.quantization.budget import (
+    AverageBits,
+    BitOperations,
+    average_bits,
+    bit_operations,
+    operands_of,
+    reachable_gbops,
+)
+from parediff.quantization.noise import BitRange, Uniform
+from parediff.quantization.noisy import products, quantizers
+from parediff.quantization.pseudo import calibrate, install, kind_of
+
+RANGE = BitRange(2, 14, 8.0)
+
+
+def pseudo_quantised(network: nn.Module, calls: list[Tensor], *, image_input: bool = False) -> nn.Module:
+    install(network.eval(), RANGE, Uniform(), skip=(), attention=True, image_input=image_input)
+    calibrate(network, calls, network)
+    return network
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(216, 10))
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> Callable[[bool], nn.Module]:
+    from torchvision.models import mobilenet_v2
+
+    def build(image_input: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return pseudo_quantised(mobilenet_v2(weights=None), [torch.rand(1, 3, 224, 224)], image_input=image_input)
+
+    return build
+
+
+@pytest.mark.parametrize(("image_input", "gbops"), [(True, 4.812388352), (False, 6.026246144)])
+def test_n9_four_bits_everywhere_cost_mobilenet_what_was_published(
+    mobilenet: Callable[[bool], nn.Module], image_input: bool, gbops: float
+) -> None:
+    network = mobilenet(image_input)
+    for quantizer in quantizers(network):
+        if quantizer.on:
+            quantizer.fix(4)
+    assert float(bit_operations(network)) / 1e9 == pytest.approx(gbops, rel=1e-6)
+    with counting(network) as counter, torch.no_grad():
+        network(torch.rand(2, 3, 224, 224))
+    assert counter.per_image(2).bops == pytest.approx(float(bit_operations(network)), rel=1e-6)
+
+
+def test_n9_every_learned_width_of_weights_and_activations_gets_a_gradient() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    for quantizer in quantizers(network):
+        quantizer.theta_bits.requires_grad_(True)
+    bit_operations(network).backward()
+    first, second, last = products(network).values()
+    macs = [64 * 4 * 9, 36 * 6 * 36, 2160]
+    assert [int(product.macs) for product in (first, second, last)] == macs
+    slope = 3.0
+    assert float(first.operands[0].theta_bits.grad) == pytest.approx(macs[0] * 32 * slope)
+    assert first.operands[1].theta_bits.grad is None
+    for product, count in ((second, macs[1]), (last, macs[2])):
+        for operand in product.operands:
+            assert float(operand.theta_bits.grad) == pytest.approx(count * 8 * slope)
+
+
+def test_n9_mixed_widths_and_attention_are_counted_like_the_reported_cost() -> None:
+    model = tiny.unconditional_model()
+    install(model.denoiser, RANGE, Uniform(), skip=("time_embedding.*",), attention=True, image_input=False)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
+    calibrate(model.denoiser, [(x, t)], lambda call: model.predict(*call, {}))
+    for index, quantizer in enumerate(quantizers(model.denoiser)):
+        if quantizer.on:
+            quantizer.fix(2 + index % 9)
+    with counting(model.denoiser) as counter, torch.no_grad():
+        model.predict(x, t, {})
+    assert counter.per_image(2).bops == pytest.approx(float(bit_operations(model.denoiser)), rel=1e-6)
+    assert counter.layers["time_embedding.linear_1"].weight_bits == 32
+
+
+def test_n10_weights_and_activations_have_terms_of_their_own() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    weights, activations = operands_of(network)
+    budget = AverageBits(network, 4.0, strength=1.0, unit=2**23)
+    for quantizer in quantizers(network):
+        quantizer.theta_bits.requires_grad_(True)
+    before = budget._penalty_of(weights)
+    for quantizer in activations:
+        quantizer.theta_bits.data.fill_(-1.0)
+    assert torch.equal(budget._penalty_of(weights), before)
+    budget._penalty_of(weights).backward()
+    assert all(quantizer.theta_bits.grad is None for quantizer in activations)
+
+
+def test_n10_the_gradient_per_layer_is_its_share_of_elements() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    for quantizer in quantizers(network):
+        quantizer.theta_bits.requires_grad_(True)
+    AverageBits(network, 4.0, strength=1.0, unit=2**23).penalty().backward()
+    weights, activations = operands_of(network)
+    assert [int(quantizer.elements) for quantizer in weights] == [36, 216, 2160]
+    assert [int(quantizer.elements) for quantizer in activations] == [256, 216]
+    for quantizer in weights + activations:
+        per_bit = float(quantizer.theta_bits.grad) / 3.0  # type: ignore[arg-type]
+        assert per_bit == pytest.approx(int(quantizer.elements) / 2**23, rel=1e-6)
+
+
+def test_n13_at_the_target_the_penalty_pulls_nowhere() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    for quantizer in quantizers(network):
+        quantizer.theta_bits.requires_grad_(True)
+    for budget in (
+        AverageBits(network, 8.0, strength=1.0, unit=None),
+        BitOperations(network, float(bit_operations(network).detach()) / 1e9, strength=3.0, unit=None),
+    ):
+        budget.penalty().backward()
+        for quantizer in quantizers(network):
+            gradient = quantizer.theta_bits.grad
+            assert gradient is None or abs(float(gradient)) < 1e-9
+
+
+def test_the_penalty_pulls_from_both_sides() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    theta = operands_of(network)[0][1].theta_bits.requires_grad_(True)
+    for target, sign in ((4.0, 1), (11.0, -1)):
+        theta.grad = None
+        AverageBits(network, target, strength=1.0, unit=None).penalty().backward()
+        assert float(theta.grad) * sign > 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", [1.0, 2.0, 14.0, 40.0])
+def test_an_average_that_no_bits_reach_is_refused(target: float) -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    with pytest.raises(RequestError, match="target_bits"):
+        AverageBits(network, target, strength=1.0, unit=None)
+
+
+def test_operations_that_no_bits_reach_are_refused_with_what_can_be_reached() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    low, high = reachable_gbops(network)
+    macs = [64 * 4 * 9, 36 * 6 * 36, 2160]
+    assert low == pytest.approx((macs[0] * 64 + (macs[1] + macs[2]) * 4) / 1e9)
+    assert high == pytest.approx((macs[0] * 448 + (macs[1] + macs[2]) * 196) / 1e9)
+    for target in (low / 2, high * 2):
+        with pytest.raises(RequestError, match=r"target_gbops=.*above .* below"):
+            BitOperations(network, target, strength=3.0, unit=None)
+
+
+def test_the_average_weighs_layers_by_their_elements() -> None:
+    network = pseudo_quantised(small(), [torch.rand(2, 1, 8, 8)])
+    weights, _ = operands_of(network)
+    for quantizer, bits in zip(weights, (8, 4, 2), strict=True):
+        quantizer.fix(bits)
+    assert average_bits(weights) == pytest.approx((36 * 8 + 216 * 4 + 2160 * 2) / 2412)
+
+
+def test_the_grid_follows_the_values() -> None:
+    assert kind_of(0.0, 3.0) == "unsigned"
+    assert kind_of(-0.2784, 5.0) == "shifted"
+    assert kind_of(-0.05, 0.05) == "symmetric"
+    assert kind_of(-2.0, 3.0) == "symmetric"
+
+
+def test_calibration_finds_relu_and_the_weights_largest_value() -> None:
+    network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
+    _, second, last = products(network).values()
+    assert second.operands[1].kind == "unsigned"
+    assert last.operands[1].kind == "symmetric"
+    weight = second.layer.weight  # type: ignore[union-attr]
+    assert float(second.operands[0].clip.detach()) == pytest.approx(float(weight.detach().abs().max()), rel=1e-4)
