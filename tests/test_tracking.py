@@ -215,8 +215,11 @@ def test_whatever_wandb_raises_is_a_problem_on_record_and_no_error(
     one = tracker(tmp_path)
     one.start(CONFIG, "digits", "run", "abc123")
     monkeypatch.setattr(type(one.experiment()), broken, fail)
+    run = one.experiment()
     one.log_record(RECORD, picture(tmp_path))
     one.finish()
+    monkeypatch.undo()
+    run.finish()
     assert len(one.problems) == 1
     assert "No space left on device" in one.problems[0]
 
@@ -273,17 +276,19 @@ def test_importing_the_tracker_does_not_import_wandb() -> None:
 
 # Against a server: in a process of its own, because W&B reads its address once.
 
-ONE_RUN = f"""
+TWO_RUNS = f"""
 import json, sys
 from pathlib import Path
 from parediff.tracking import WandbTracker
-folder, timeout = Path(sys.argv[1]), float(sys.argv[2])
-tracker = WandbTracker("auto", "parediff", None, str(folder), timeout, 20.0)
+folder, timeout, mode = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+problems = []
 for name in ("first", "second"):
+    tracker = WandbTracker(mode, "parediff", None, str(folder), timeout, 20.0)
     tracker.start({CONFIG!r}, "digits", "run", name)
     tracker.log_record({RECORD!r}, None)
     tracker.finish()
-print(json.dumps(tracker.problems))
+    problems += tracker.problems
+print(json.dumps(problems))
 """
 
 
@@ -294,8 +299,9 @@ def environment(home: Path, url: str, key: str | None = KEY) -> dict[str, str]:
     return kept | own | ({"WANDB_API_KEY": key} if key else {})
 
 
-def run_twice(folder: Path, env: dict[str, str], timeout: float = 20) -> list[str]:
-    command = [sys.executable, "-c", ONE_RUN, str(folder), str(timeout)]
+def run_twice(folder: Path, env: dict[str, str], timeout: float = 20, mode: str = "auto") -> list[str]:
+    """What went wrong in two runs of one process."""
+    command = [sys.executable, "-c", TWO_RUNS, str(folder), str(timeout), mode]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -339,6 +345,12 @@ def test_an_unreachable_server_costs_one_short_wait_and_the_runs_are_kept_offlin
 
 def test_without_an_account_auto_is_offline_without_a_word(tmp_path: Path) -> None:
     assert run_twice(tmp_path, environment(tmp_path, closed_port(), key=None)) == []
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_online_without_an_account_says_so_and_goes_on_offline(tmp_path: Path) -> None:
+    (problem,) = run_twice(tmp_path, environment(tmp_path, closed_port(), key=None), mode="online")
+    assert "no account is configured" in problem
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from parediff.errors import RequestError
 from parediff.tracking.account import has_account
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class WandbTracker(Tracker):
     """One W&B run at a time below `dir`/wandb."""
 
+    unreachable: ClassVar[bool] = False  # found out once per process, not by every run of a study anew
     mode: str
     project: str
     entity: str | None
@@ -35,7 +36,6 @@ class WandbTracker(Tracker):
     problems: list[str] = field(default_factory=list, init=False)
     _run: Any = field(default=None, init=False, repr=False)
     _exit_code: int = field(default=0, init=False, repr=False)
-    _unreachable: bool = field(default=False, init=False, repr=False)  # asked once, not again for every run
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -54,7 +54,7 @@ class WandbTracker(Tracker):
 
             Path(self.dir).mkdir(parents=True, exist_ok=True)
             options = self._options(wandb) | {"group": study, "job_type": stage, "name": run_id, "config": dict(config)}
-            if wanted != "offline" and not self._unreachable:
+            if wanted != "offline" and not WandbTracker.unreachable:
                 self._start_online(wandb, options, asked=wanted == "online")
             if self._run is None:
                 self._run = wandb.init(mode="offline", **options)
@@ -84,13 +84,13 @@ class WandbTracker(Tracker):
 
     def _start_online(self, wandb: Any, options: Mapping[str, Any], *, asked: bool) -> None:
         with self._guarded(f"no connection, going on offline; `parediff sync {self.dir}` uploads later"):
-            self._unreachable = True
+            WandbTracker.unreachable = True
             if has_account():
                 self._run = wandb.init(mode="online", **options)
                 self._unsent(self._run).touch()
             elif asked:
                 raise PermissionError("no account is configured, see `wandb login`")
-            self._unreachable = False
+            WandbTracker.unreachable = False
 
     def experiment(self) -> Any:
         return self._run
