@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,11 @@ import torchvision
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
+import tiny
 from parediff.cost import CallCounter, Counter, counting, paired_latency, peak_memory, size, size_bytes
 from parediff.errors import RequestError
 from parediff.model.attention import Matmul, explicit_attention
+from parediff.model.door import observing
 
 META = torch.device("meta")
 PUBLIC_CHECKPOINT_PARAMETERS = 35_746_307
@@ -234,11 +235,16 @@ def test_a_shared_weight_is_stored_once() -> None:
     assert size_bytes(nn.Sequential(first, second)) == 4 * 16
 
 
-def test_network_evaluations_count_batch_entries() -> None:
-    counter = CallCounter()
-    for _ in range(5):
-        counter(SimpleNamespace(x=torch.zeros(4, 3, 8, 8)), torch.zeros(()))  # two images under guidance
-    assert (counter.calls, counter.per_image(2)) == (5, 10)
+@pytest.mark.parametrize(("guidance_scale", "per_step"), [(1.0, 1), (3.0, 2)])
+def test_network_evaluations_per_image_are_the_steps_and_guidance_doubles_them(
+    guidance_scale: float, per_step: int
+) -> None:
+    model, calls = tiny.class_model(guidance_scale), CallCounter()
+    with observing(model, calls), counting(model.denoiser) as counter:
+        model.generate([1, 2], None, tiny.DDIM)
+    once = count(model.denoiser, torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+    assert calls.per_image(2) == per_step * tiny.DDIM.steps
+    assert counter.per_image(2).macs == calls.per_image(2) * once.macs
 
 
 class Stopwatch:
