@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from parediff.errors import RequestError
+from parediff.errors import RequestError, nearest
 
 
 class UNetArchitecture:
@@ -46,16 +47,11 @@ class UNetArchitecture:
 
 def _built(key: str, kind: Any, arguments: dict[str, Any]) -> Any:
     """`kind(**arguments)`; diffusers ignores what it does not know, here it is an error."""
-    from inspect import signature
-
-    from parediff.errors import nearest
-
     known = list(signature(kind.__init__).parameters)[1:]
     for name in arguments:
         if name not in known:
-            raise RequestError(
-                f"architecture.{key}.{name}", arguments[name], f"no such argument.{nearest(name, known)}"
-            )
+            why = f"no argument of {kind.__name__}.{nearest(name, known)}"
+            raise RequestError(f"architecture.{key}.{name}", arguments[name], why)
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:

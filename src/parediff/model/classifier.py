@@ -1,46 +1,68 @@
-"""Image classifiers: the small one of the digits, CIFAR's ResNets, torchvision's networks."""
+"""Image classifiers: from the package, from a folder that a training wrote, from a weights file, or untrained."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from parediff.errors import RequestError
+from parediff.model.networks import build
 from parediff.model.weights import load_into, load_weights
 
+ASSETS = "assets://"
 
-class ConvNet(nn.Module):
-    """3x3 convolutions, each with BatchNorm and ReLU, then the mean over positions: features [B, channels[-1]], logits.
 
-    Input NCHW in [-1, 1]; `strides` has one entry per convolution.
+@dataclass(frozen=True)
+class PretrainedClassifier:
+    """Trained weights for a network of `parediff.model.networks`; constructing it checks that they are there.
+
+    `path` is a folder that `parediff train` wrote (`assets://name` for one that ships); `checkpoint`, a weights file
+    for `network`, goes before it.
     """
 
-    def __init__(self, *, in_channels: int, channels: tuple[int, ...], strides: tuple[int, ...], classes: int) -> None:
-        super().__init__()
-        blocks = []
-        for wide, stride in zip(channels, strides, strict=True):
-            conv = nn.Conv2d(in_channels, wide, 3, stride=stride, padding=1, bias=False)
-            blocks.append(nn.Sequential(conv, nn.BatchNorm2d(wide), nn.ReLU()))
-            in_channels = wide
-        self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(in_channels, classes)
+    name: str
+    path: str | None
+    checkpoint: str | None
+    random_weights: bool
+    network: str
+    arguments: Mapping[str, Any]
 
-    def features(self, images: Tensor) -> Tensor:
-        return self.blocks(images).mean((2, 3))
+    def __post_init__(self) -> None:
+        if self.path is None and self.checkpoint is None and not self.random_weights:
+            accepted = "a weights file, else path=FOLDER, else random_weights=true for an untrained network"
+            raise RequestError("checkpoint", "null", accepted)
+        if self.path is not None and not (self.folder / "config.json").is_file():
+            raise RequestError("path", self.path, "a folder with config.json and model.safetensors")
+        if self.checkpoint is not None and not Path(self.checkpoint).is_file():
+            raise RequestError("checkpoint", self.checkpoint, "no such file")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.linear(self.features(images))
+    @property
+    def folder(self) -> Path:
+        return classifier_folder(str(self.path))
 
-
-NETWORKS: dict[str, type[nn.Module]] = {"ConvNet": ConvNet}
+    def load(self, device: str) -> nn.Module:
+        """In eval mode on `device`."""
+        if self.checkpoint is None and self.path is not None:
+            return load_classifier(self.path).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = build(self.network, dict(self.arguments))
+        if self.checkpoint is not None:
+            prefix = getattr(network, "foreign_prefix", "")
+            weights = {prefix + name: tensor for name, tensor in load_weights(self.checkpoint).items()}
+            load_into(network, weights, self.checkpoint)
+        return network.eval().to(device)
 
 
 class ClassifierArchitecture:
-    """An untrained network of `NETWORKS`, saved as config.json and model.safetensors."""
+    """An untrained network, and how it is saved: config.json and model.safetensors."""
 
     def __init__(self, *, network: str, arguments: dict[str, Any], seed: int) -> None:
         self.kind, self.arguments = network, arguments
@@ -55,13 +77,12 @@ class ClassifierArchitecture:
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """That images C,H,W with so many classes fit, before anything is trained."""
         self.network.eval()
-        with torch.no_grad():
-            try:
+        try:
+            with torch.no_grad():
                 logits = self.network(torch.zeros(1, *image_shape))
-            except RuntimeError as error:
-                raise RequestError(
-                    "architecture.arguments", self.arguments, f"room for images {image_shape}"
-                ) from error
+        except RuntimeError as error:
+            accepted = f"a network for images of shape {image_shape}"
+            raise RequestError("architecture.arguments", self.arguments, accepted) from error
         self.network.train()
         if logits.shape[1] != classes:
             raise RequestError("architecture.arguments.classes", logits.shape[1], f"{classes}, as the data has")
@@ -76,26 +97,22 @@ class ClassifierArchitecture:
         save_file(tensors, folder / "model.safetensors")
 
 
-def build(network: str, arguments: dict[str, Any]) -> nn.Module:
-    if network not in NETWORKS:
-        raise RequestError("architecture.network", network, f"one of {', '.join(sorted(NETWORKS))}")
-    try:
-        return NETWORKS[network](**arguments)
-    except (TypeError, ValueError) as error:
-        raise RequestError("architecture.arguments", arguments, " ".join(str(error).split())[:200]) from error
-
-
-def load_classifier(folder: str | Path) -> nn.Module:
-    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode."""
-    folder = Path(folder)
-    description = folder / "config.json"
+def load_classifier(path: str | Path) -> nn.Module:
+    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
+    folder = classifier_folder(str(path))
+    description, weights = folder / "config.json", folder / "model.safetensors"
     if not description.is_file():
-        raise RequestError("path", folder, "a folder with config.json and model.safetensors")
+        raise RequestError("path", path, "a folder with config.json and model.safetensors")
     try:
         config = json.loads(description.read_text())
         network = build(config["network"], config["arguments"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RequestError("path", folder, "config.json must name a network and its arguments") from error
-    weights = folder / "model.safetensors"
+        raise RequestError("path", path, "config.json must name a network and its arguments") from error
     load_into(network, load_weights(weights, "path"), weights, "path")
     return network.eval()
+
+
+def classifier_folder(path: str) -> Path:
+    if path.startswith(ASSETS):
+        return Path(str(files("parediff"))) / "assets" / path.removeprefix(ASSETS)
+    return Path(path).expanduser()

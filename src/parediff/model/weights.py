@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,16 @@ def _safetensors(file: Path, key: str) -> dict[str, Tensor]:
         raise RequestError(key, file, f"not a whole safetensors file ({_line(error)})") from error
 
 
-def _torch_file(file: Path, key: str) -> dict[str, Tensor]:
+def load_plain(file: Path, key: str) -> Any:
+    """What a torch file holds, if it is tensors, numbers, texts, lists and dictionaries; anything else is refused."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise RequestError(key, file, "not a file of tensors only; nothing in it was executed") from error
+
+
+def _torch_file(file: Path, key: str) -> dict[str, Tensor]:
+    content = load_plain(file, key)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from parediff.training.ema import EMA
+from parediff.validation import require
 
 
 class Learner(pl.LightningModule, ABC):
@@ -31,6 +32,10 @@ class Learner(pl.LightningModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
+        require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
+        require(warmup_steps >= 0, "warmup_steps", warmup_steps, "a whole number of at least 0")
+        require(weight_decay >= 0, "weight_decay", weight_decay, "a number of at least 0")
+        require(0 <= ema_decay < 1, "ema_decay", ema_decay, "a number in [0, 1)")
         self.network = network
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.seed = seed

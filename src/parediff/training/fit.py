@@ -11,8 +11,18 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 
 from parediff.errors import RequestError
+from parediff.model.weights import load_plain
 from parediff.training.base import Learner
 from parediff.validation import check_types
+
+
+HARMLESS = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*exists and is not empty.*",  # resuming, or a folder whose checkpoints were looked at first
+    ".*your dataloader is not resumable.*",  # it is addressed by step, see data/base.py
+    ".*LeafSpec.*",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,8 @@ class Trainer:
         """
         start = starting_point(folder / "checkpoints", ckpt_path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+            for harmless in HARMLESS:
+                warnings.filterwarnings("ignore", message=harmless)
             self._trainer(folder, logger, validated=data is not None).fit(
                 learner, datamodule=data, ckpt_path=start, weights_only=True
             )
@@ -122,4 +132,6 @@ def starting_point(checkpoints: Path, ckpt_path: str | Literal["last"] | None) -
     path = last if ckpt_path == "last" else Path(ckpt_path)
     if not path.is_file():
         raise RequestError("ckpt_path", ckpt_path, f"no checkpoint at {path}")
+    if "state_dict" not in load_plain(path, "ckpt_path"):
+        raise RequestError("ckpt_path", ckpt_path, "a checkpoint of a training, not weights alone")
     return path
