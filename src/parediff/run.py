@@ -244,4 +244,5 @@ def _failed(request: Request, error: Exception) -> Outcome:
         path: Path | None = records.write(failure, request.folder)
     except WriteError as unwritten:
         path, told = None, f"{told} ({unwritten})"
+    request.tracker.log_record(failure.to_json(), None)
     return Outcome(request.id, path, "failed", told)

@@ -1,0 +1,66 @@
+"""Every config composes, and what it names can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parediff.configuration import Composer
+from parediff.listing import catalogue, experiment_files, headline
+from parediff.request import build
+from parediff.resources import shipped
+
+GROUPS = {"method", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
+OPTIONS = [
+    (group.name, path.stem)
+    for group in sorted(shipped("conf").iterdir())
+    if group.is_dir()
+    for path in sorted(group.glob("*.yaml"))
+]
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer("config")
+
+
+def override(group: str, option: str) -> str:
+    return f"{group}=[{option}]" if group in ("method", "metric") else f"{group}={option}"
+
+
+@pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in GROUPS])
+def test_every_option_composes_and_builds(composer: Composer, group: str, option: str) -> None:
+    extra = ["workload.conditions=[0,1]"] if option.startswith("top1") else []
+    assert build(composer.compose([override(group, option), *extra])).id
+
+
+@pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] not in GROUPS])
+def test_every_other_option_composes(composer: Composer, group: str, option: str) -> None:
+    primary = Composer("train") if group == "trainer" else composer
+    assert primary.compose([override(group, option)])
+
+
+@pytest.mark.parametrize("name", experiment_files())
+def test_every_run_of_every_experiment_builds(composer: Composer, name: str) -> None:
+    jobs = composer.jobs([f"experiment={name}"])
+    ids = [build(composer.compose(job)).id for job in jobs]
+    assert len(set(ids)) == len(ids), "two points of one experiment are the same run"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_says_what_it_is(group: str, option: str) -> None:
+    assert headline(Path(shipped("conf")) / group / f"{option}.yaml")[0]
+
+
+def test_the_catalogue_lists_what_the_folders_hold() -> None:
+    kinds = catalogue()
+    assert "ddim" in kinds["samplers"]
+    assert "demo" in kinds["experiments"]
+    assert {option for group, option in OPTIONS if group == "model"} == set(kinds["models"])
+
+
+def test_training_composes_for_every_model_that_has_an_architecture() -> None:
+    for option in ("ddpm_digits", "classifier_digits"):
+        config = Composer("train").compose([f"model={option}"])
+        assert "_target_" in config.model.architecture

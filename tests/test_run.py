@@ -1,0 +1,194 @@
+"""One run from overrides to its record: what is written, what is refused, what survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from parediff import atomic, record
+from parediff.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.unconditional_model().pipeline.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`parediff run` on a tiny model, records below a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    fixed = [
+        "model=pipeline",
+        f"model.path={folder}",
+        "metric=[psnr,ssim]",
+        "tracker=none",
+        "workload.count=6",
+        "workload.batch_size=4",
+        "workload.blocks=2",
+        "sampler.steps=4",
+        "reference.steps=6",
+        "calibration.count=2",
+        "latency.images=1",
+        "latency.repeats=2",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
+
+    def run(*overrides: str) -> int:
+        many = ["-m"] if "-m" in overrides else []
+        return main(["run", *many, *fixed, *(entry for entry in overrides if entry != "-m")])
+
+    return run
+
+
+def records(tmp_path: Path) -> list[record.Record]:
+    return record.find([tmp_path / "runs"]).records
+
+
+def test_a_run_writes_one_whole_record_and_says_where(line: Any, tmp_path: Path, capsys: Any) -> None:
+    assert line() == 0
+    path = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert path.name == "record.json"
+    found = record.read(path)
+    assert found.status == "finished"
+    assert found.workload == {"first_seed": 0, "count": 6, "conditions": None}
+    assert found.sampler == {"name": "ddim", "steps": 4, "eta": 0.0}
+    assert found.cost["nfe"] == 4
+    assert found.baseline["cost"]["nfe"] == 6
+    assert found.cost["macs"] * 6 == pytest.approx(found.baseline["cost"]["macs"] * 4)
+    assert found.cost["latency_s"] > 0
+    assert found.stderr["psnr"] > 0
+    assert {"samples.png", "config.yaml", "record.json"} <= set(os.listdir(path.parent))
+    assert "progress.json" not in os.listdir(path.parent)
+
+
+def test_the_baseline_itself_is_identical_and_has_no_psnr(line: Any, tmp_path: Path) -> None:
+    assert line("sampler.steps=6") == 0
+    (found,) = records(tmp_path)
+    assert found.fidelity["psnr"] is None
+    assert found.fidelity["ssim"] == pytest.approx(1.0)
+    assert found.cost["macs"] == found.baseline["cost"]["macs"]
+
+
+def test_a_finished_run_is_not_run_again(line: Any, tmp_path: Path) -> None:
+    assert line() == 0
+    (before,) = (tmp_path / "runs").glob("default/*/record.json")
+    stamp = before.stat().st_mtime_ns
+    assert line() == 0
+    assert before.stat().st_mtime_ns == stamp
+    assert line("resume=false") == 0
+    assert before.stat().st_mtime_ns > stamp
+
+
+def test_other_settings_are_another_run_and_share_the_baseline(line: Any, tmp_path: Path) -> None:
+    assert line() == 0
+    assert line("sampler.steps=2") == 0
+    found = records(tmp_path)
+    assert len(found) == 2
+    assert len({item.protocol for item in found}) == 1
+    assert len(list((tmp_path / "runs" / ".baselines").iterdir())) == 1
+
+
+def test_seeds_do_not_change_the_protocol_but_the_images(line: Any, tmp_path: Path) -> None:
+    assert line() == 0
+    assert line("workload.first_seed=100") == 0
+    assert len({item.protocol for item in records(tmp_path)}) == 1
+    first, second = (np.load(path) for path in sorted((tmp_path / "runs" / ".baselines").glob("*/images.npy")))
+    assert not np.array_equal(first, second)
+
+
+def test_a_sweep_is_a_study_with_a_front(line: Any, tmp_path: Path, capsys: Any) -> None:
+    assert line("-m", "sampler.steps=2,4", "study=steps", "front.y=psnr") == 0
+    assert len(records(tmp_path)) == 2
+    front = json.loads((tmp_path / "runs" / "steps" / "front.json").read_text())
+    assert len(front["points"]) == 2
+    assert (tmp_path / "runs" / "steps" / "front.html").exists()
+    assert capsys.readouterr().out.strip().endswith("record.json")
+
+
+def test_several_values_without_m_are_refused(line: Any, tmp_path: Path, capsys: Any) -> None:
+    assert line("sampler.steps=2,4") == 2
+    assert "sampler.steps=2,4" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_run_is_on_record_and_the_others_finish(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.model.diffusion import DiffusionModel
+
+    plain = DiffusionModel.generate
+
+    def fails_at_two_steps(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
+        if sampler.steps == 2:
+            raise ArithmeticError("planted")
+        return plain(self, seeds, conditions, sampler)
+
+    monkeypatch.setattr(DiffusionModel, "generate", fails_at_two_steps)
+    assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
+    captured = capsys.readouterr()
+    assert "planted" in captured.err
+    by_status = {item.status: item for item in records(tmp_path)}
+    assert by_status["failed"].error == "ArithmeticError: planted"
+    assert by_status["finished"].sampler["steps"] == 4
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 0
+    assert {item.status for item in records(tmp_path)} == {"finished"}
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert line() == 0
+    plain = atomic._replace
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "record.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(path, data)
+
+    monkeypatch.setattr(atomic, "_replace", full)
+    assert line("sampler.steps=2") == 1
+    error = capsys.readouterr().err
+    assert "the disk is full" in " ".join(error.split())
+    assert [item.sampler["steps"] for item in records(tmp_path)] == [4]
+    assert not list((tmp_path / "runs").rglob("*.tmp"))
+
+
+def test_a_saved_model_is_restored_from_its_folder(line: Any, tmp_path: Path, folder: Path) -> None:
+    import torch
+
+    from parediff.compress import load_state, restore
+    from parediff.configuration import Composer
+    from parediff.request import build
+
+    overrides = ["method=[ptq]", "methods.ptq.weight_bits=6", "save=true"]
+    assert line(*overrides) == 0
+    (found,) = records(tmp_path)
+    assert found.folder is not None
+    state = load_state(found.folder / "model" / "denoiser.safetensors")
+    request = build(Composer("config").compose(["model=pipeline", f"model.path={folder}", "metric=[]", *overrides]))
+    model = request.model.load("cpu")
+    plain = model.generate([0], None, tiny.DDIM)
+    restore(model, request.methods, state)
+    assert not torch.equal(model.generate([0], None, tiny.DDIM), plain)
+
+
+def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
+    assert line("method=[ptq]") == 0
+    (found,) = records(tmp_path)
+    assert found.cost["latency_s"] is None
+    assert found.baseline["cost"]["latency_s"] is None
+    assert found.cost["bops"] < found.baseline["cost"]["bops"]
+    assert found.methods == ["ptq"]
+    assert found.fired["ptq"]
