@@ -16,8 +16,8 @@ def kind_of(scheduler: Any) -> str:
     """The scheduler's prediction type; anything but noise needs its alphas."""
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind not in KINDS or (kind != "epsilon" and not hasattr(scheduler, "alphas_cumprod")):
-        name = type(scheduler).__name__
-        raise RequestError("sampler.scheduler", name, f"a scheduler that predicts one of {', '.join(KINDS)}, with alphas")
+        accepted = f"a scheduler that predicts one of {', '.join(KINDS)}, with alphas"
+        raise RequestError("sampler.scheduler", type(scheduler).__name__, accepted)
     return kind
 
 
@@ -47,7 +47,7 @@ def from_noise(noise: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
 
 
 def _alpha_sigma(scheduler: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, 1, 1, 1] each; between two training steps sigma / alpha is interpolated in its logarithm, as schedulers do."""
+    """[B, 1, 1, 1] each; between training steps sigma / alpha is interpolated in the logarithm."""
     alphas = scheduler.alphas_cumprod.to(x.device, torch.float64).clamp(min=1e-12)
     log_ratio = ((1 - alphas) / alphas).log() / 2
     t = t.to(x.device, torch.float64).clamp(0, len(alphas) - 1)

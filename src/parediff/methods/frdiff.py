@@ -1,0 +1,67 @@
+"""FRDiff: feature reuse between keyframes, jumps, and a mixture of both (So et al., ECCV 2024, arXiv 2312.03517)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.reuse.cuts import cuts_of
+from parediff.reuse.engine import FULL, Reuse, Step, install, installed
+from parediff.reuse.mixing import Mixing, Shape
+from parediff.reuse.schedules import Keyframes, Schedule
+from parediff.reuse.standins import Cut
+
+
+@dataclass(frozen=True)
+class FRDiff(Method):
+    """At keyframes the network runs in full; between them it reuses features, or is not called at all.
+
+    `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
+    `mixing`, `temperature` and `bias` shape the weight of feature reuse against the jump. `resnets`, `attentions` and
+    `mlps` say what is reused; `mlps` are those of transformers. The first `first_full`, the last `last_full` are full.
+    """
+
+    interval: int
+    keyframes: Keyframes
+    center: int
+    power: float
+    first_full: int
+    last_full: int
+    mixing: Shape
+    temperature: float
+    bias: float
+    resnets: bool
+    attentions: bool
+    mlps: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._schedule()
+        self._mixing()
+
+    def prepare(self, model: DiffusionModel) -> None:
+        install(model, Reuse("frdiff", self._cuts, self._plan))
+
+    def fired(self, model: DiffusionModel) -> dict[str, Any]:
+        cuts = self._cuts(model.denoiser)
+        kinds = sorted({cut.kind for cut in cuts})
+        found = {f"{kind}_cuts": sum(cut.kind == kind for cut in cuts) for kind in kinds}
+        return found | installed(model, "frdiff").tally.shares()
+
+    def _cuts(self, denoiser: nn.Module) -> list[Cut]:
+        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
+
+    def _plan(self, _: nn.Module, steps: int, __: int) -> Sequence[Step]:
+        keyframes, mixing = self._schedule().over(steps), self._mixing()
+        return [FULL if i in keyframes else Step(frozenset(), mixing(i / steps)) for i in range(steps)]
+
+    def _schedule(self) -> Schedule:
+        return Schedule(self.keyframes, self.interval, self.center, self.power, self.first_full, self.last_full)
+
+    def _mixing(self) -> Mixing:
+        return Mixing(self.mixing, self.temperature, self.bias)

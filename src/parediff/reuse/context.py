@@ -1,0 +1,55 @@
+"""What one sampling run remembers, apart for every input that the network meets within a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MEANING = ("encoder_hidden_states", "class_labels", "added_cond_kwargs", "encoder_attention_mask", "attention_mask")
+"""Conditions by value: another prompt or label is another input. Of the rest (a ControlNet's) only the shape counts."""
+
+
+@dataclass
+class Context:
+    """Features and held noise for inputs of one shape, dtype, device and condition, such as one half of a guidance."""
+
+    x: Tensor
+    cond: Mapping[str, Any]
+    noise: Tensor | None = None
+    features: list[Tensor | None] = field(default_factory=list)
+
+    def fits(self, x: Tensor, cond: Mapping[str, Any]) -> bool:
+        return _alike(self.x, x) and self.cond.keys() == cond.keys() and all(_fits(self.cond, cond, k) for k in cond)
+
+
+def blank(x: Tensor) -> Tensor:
+    """The shape, dtype and device of x without its memory."""
+    return x.new_empty(()).expand(x.shape)
+
+
+def _fits(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    return _same(before[name], now[name], by_value=name in MEANING)
+
+
+def _same(a: Any, b: Any, *, by_value: bool) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return _alike(a, b) and (not by_value or _unchanged(a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key], by_value=by_value) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_same(*pair, by_value=by_value) for pair in zip(a, b, strict=True))
+    return type(a) is type(b) and (not by_value or bool(a == b))
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+
+
+def _unchanged(a: Tensor, b: Tensor) -> bool:
+    return a.device.type == "meta" or torch.equal(a, b)

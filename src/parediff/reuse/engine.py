@@ -1,0 +1,187 @@
+"""The wrapper around a denoiser's door that runs it in full, in part, or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from parediff.errors import RequestError
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Condition, Predict, Run
+from parediff.reuse.context import Context, blank
+from parediff.reuse.prediction import from_noise, to_noise
+from parediff.reuse.standins import Cut, Patch, Put, fill, standing_in, tensors_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one solver step does: which cuts it computes (None: all) and how much the network's prediction weighs.
+
+    A weight of 0 is a jump: the keyframe's noise is held and the network not called. The first step computes all.
+    """
+
+    fresh: frozenset[int] | None = None
+    weight: float = 1.0
+
+    @property
+    def full(self) -> bool:
+        return self.fresh is None
+
+    @property
+    def jump(self) -> bool:
+        return not self.full and self.weight <= 0
+
+
+FULL = Step()
+Plan = Callable[[nn.Module, int, int], Sequence[Step]]
+"""(denoiser, number of solver steps, number of cuts) to one `Step` each."""
+
+
+@dataclass
+class Tally:
+    """Calls of the door over all runs, by what was done with them; forced ones had nothing to reuse."""
+
+    full: int = 0
+    reuse: int = 0
+    jump: int = 0
+    forced: int = 0
+
+    def shares(self) -> dict[str, float | int]:
+        total = self.full + self.reuse + self.jump + self.forced
+        counts: dict[str, float | int] = {"full": self.full + self.forced, "reuse": self.reuse, "jump": self.jump}
+        return counts | {"forced": self.forced, "reused_share": (self.reuse + self.jump) / total if total else 0.0}
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Makes the wrapper of every run; the only thing that outlives a run is the tally."""
+
+    owner: str
+    find: Callable[[nn.Module], list[Cut]]
+    plan: Plan
+    tally: Tally = field(default_factory=Tally)
+
+    def __call__(self, run: Run) -> Reuser:
+        return Reuser(self, run)
+
+
+class Reuser:
+    """One run's features, held noise and place in the plan."""
+
+    def __init__(self, reuse: Reuse, run: Run) -> None:
+        self.run, self.tally = run, reuse.tally
+        self.cuts = reuse.find(run.model.denoiser)
+        self._plan = reuse.plan
+        self._steps: Sequence[Step] | None = None
+        self._contexts: list[Context] = []
+        self._keyframe = -1
+
+    def __call__(self, network: Predict, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        index, steps = solver_step(self.run), self._table()
+        step = steps[min(index, len(steps) - 1)]
+        if step.full and index != self._keyframe:
+            self._contexts.clear()
+            self._keyframe = index
+        context = next((context for context in self._contexts if context.fits(x, cond)), None)
+        if step.full or context is None:
+            return self._full(network, x, t, cond, context, forced=not step.full)
+        if step.jump:
+            self.tally.jump += 1
+            return self._held(context, x, t)
+        self.tally.reuse += 1
+        return self._partly(network, x, t, cond, context, step)
+
+    def _table(self) -> Sequence[Step]:
+        """The plan, made at the first call: only then the scheduler knows its steps."""
+        if self._steps is None:
+            steps = self._plan(self.run.model.denoiser, solver_steps(self.run), len(self.cuts))
+            if not steps[0].full:
+                raise ValueError("step 0 has nothing to reuse: a plan starts in full")
+            self._steps = steps
+        return self._steps
+
+    def _full(
+        self, network: Predict, x: Tensor, t: Tensor, cond: Condition, context: Context | None, *, forced: bool
+    ) -> Tensor:
+        self.tally.full += not forced
+        self.tally.forced += forced
+        if context is None:
+            context = Context(blank(x), cond)
+            self._contexts.append(context)
+        keeping, holding = self._read_again()
+        context.features = []
+        if keeping:
+            output, context.features = self._standing_in(network, x, t, cond, _changes(self.cuts, None), [])
+        else:
+            output = network(x, t, cond)
+        context.noise = to_noise(output, x, t, self.run.scheduler) if holding else None
+        return output
+
+    def _partly(self, network: Predict, x: Tensor, t: Tensor, cond: Condition, context: Context, step: Step) -> Tensor:
+        changes = _changes(self.cuts, step.fresh)
+        output, features = self._standing_in(network, x, t, cond, changes, context.features)
+        keeping, _ = self._read_again()
+        context.features = features if keeping else []
+        if step.weight >= 1:
+            return output
+        held = self._held(context, x, t)
+        return (step.weight * output.float() + (1 - step.weight) * held.float()).to(output.dtype)
+
+    def _standing_in(
+        self, network: Predict, x: Tensor, t: Tensor, cond: Condition, changes: list[Put | Patch], kept: list[Any]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        fill(self.cuts, kept or [None] * len(self.cuts))
+        try:
+            with standing_in(changes):
+                output = network(x, t, cond)
+        finally:
+            features = tensors_of(self.cuts)
+        return output, features
+
+    def _held(self, context: Context, x: Tensor, t: Tensor) -> Tensor:
+        assert context.noise is not None
+        return from_noise(context.noise, x, t, self.run.scheduler)
+
+    def _read_again(self) -> tuple[bool, bool]:
+        """Whether a later call, up to the next keyframe, reads the features, and whether one reads the held noise.
+
+        A second-order solver calls twice a step: the latter call's tensors are the ones that are read.
+        """
+        following = self._table()[solver_step(self.run) + 1 :]
+        until = next((i for i, step in enumerate(following) if step.full), len(following))
+        stretch = following[:until]
+        return any(not step.jump for step in stretch), any(step.weight < 1 for step in stretch)
+
+
+def _changes(cuts: list[Cut], fresh: frozenset[int] | None) -> list[Put | Patch]:
+    chosen = (cut.keep if fresh is None or i in fresh else cut.recall for i, cut in enumerate(cuts))
+    return [change for changes in chosen for change in changes]
+
+
+def solver_step(run: Run) -> int:
+    """The step of the solver: a second-order one calls twice a step, and both calls share its decision."""
+    return run.index // getattr(run.scheduler, "order", 1)
+
+
+def solver_steps(run: Run) -> int:
+    """Executed steps of the solver (2 T - 1 calls of second order are T steps)."""
+    return math.ceil(run.steps / getattr(run.scheduler, "order", 1))
+
+
+def install(model: DiffusionModel, reuse: Reuse) -> None:
+    """Wrap the door, once the network is known to have the cuts; two methods cannot reuse the same features."""
+    earlier = [factory for factory in model.wrapper_factories if isinstance(factory, Reuse)]
+    if earlier:
+        both = f"[{earlier[0].owner},{reuse.owner}]"
+        raise RequestError("method", both, "one method that reuses features is accepted")
+    reuse.find(model.denoiser)
+    model.wrap(reuse)
+
+
+def installed(model: DiffusionModel, owner: str) -> Reuse:
+    """What `install` put around the door of this model, or of the one that it was copied from."""
+    return next(f for f in model.wrapper_factories if isinstance(f, Reuse) and f.owner == owner)

@@ -1,0 +1,178 @@
+"""Modules that stand in for others during one call of the network: they keep a tensor, or give it back.
+
+Between calls the network is the plain one: nothing is left in its tree, its state_dict or its forwards. A module that
+is stood in for is not called, so that its hooks do not fire and it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Cell:
+    """One kept tensor, exactly as it was computed."""
+
+    def __init__(self) -> None:
+        self.tensor: Tensor | None = None
+
+
+class StandIn(nn.Module):
+    """A module in the place of another one; whatever it holds belongs to one sampling run."""
+
+    def __init__(self, cell: Cell, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.cell, self.inner = cell, inner
+        self.eval()
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module in whose place this stands gives."""
+        assert self.inner is not None
+        return self.inner(*args, **kwargs)
+
+    def kept(self) -> Tensor:
+        assert self.cell.tensor is not None
+        return self.cell.tensor
+
+
+class Keep(StandIn):
+    """Calls the module and keeps its output."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.cell.tensor = self.compute(*args, **kwargs)
+        return self.kept()
+
+
+class Recall(StandIn):
+    """The kept output."""
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return self.kept()
+
+
+class NoBatch(StandIn):
+    """No image of the batch: what follows up to the next recall works on nothing."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x[:0]
+
+
+class Same(StandIn):
+    """The input."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x
+
+
+class KeepBranch(StandIn):
+    """A `Transformer2DModel` whose skip was patched out: keeps the branch and adds the skip as the block would."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        kwargs["return_dict"] = False
+        self.cell.tensor = self.compute(hidden_states, *args, **kwargs)[0]
+        return (self.kept() + hidden_states,)
+
+
+class RecallBranch(StandIn):
+    """The kept branch of a `Transformer2DModel`, and the skip alive."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        return (self.kept() + hidden_states,)
+
+
+class KeepResidual(StandIn):
+    """An `Attention` whose residual was patched out: (attention(x) + x) / rescale, keeping the attention alone."""
+
+    def __init__(self, cell: Cell, inner: nn.Module, rescale: float) -> None:
+        super().__init__(cell, inner)
+        self.rescale = rescale
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.cell.tensor = self.compute(hidden_states, *args, **kwargs)
+        return (self.kept() + hidden_states) / self.rescale
+
+
+class RecallResidual(StandIn):
+    """(kept + x) / rescale."""
+
+    def __init__(self, cell: Cell, rescale: float) -> None:
+        super().__init__(cell)
+        self.rescale = rescale
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return (self.kept() + hidden_states) / self.rescale
+
+
+@dataclass(frozen=True)
+class Put:
+    """`module` in the place of the child `name` of `owner`."""
+
+    owner: nn.Module
+    name: str
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Patch:
+    """`value` in the place of the attribute `name` of `owner`."""
+
+    owner: nn.Module
+    name: str
+    value: Any
+
+
+@dataclass
+class Cut:
+    """A place in the network whose tensor is kept at one step and given back at another."""
+
+    path: str
+    kind: str
+    cell: Cell
+    keep: list[Put | Patch]
+    recall: list[Put | Patch] = field(default_factory=list)
+
+
+@contextmanager
+def standing_in(changes: Iterable[Put | Patch]) -> Iterator[None]:
+    """The network with every change in place; as before afterwards, whatever happened."""
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for change in changes:
+            if isinstance(change, Put):
+                table, value = change.owner._modules, change.module
+            else:
+                table, value = change.owner.__dict__, change.value
+            undo.append((table, change.name, table.get(change.name, _ABSENT)))
+            table[change.name] = value
+        yield
+    finally:
+        for table, name, before in reversed(undo):
+            if before is _ABSENT:
+                del table[name]
+            else:
+                table[name] = before
+
+
+_ABSENT = object()
+
+
+def tensors_of(cuts: Iterable[Cut]) -> list[Tensor | None]:
+    """What the cells hold; the cells are empty afterwards."""
+    held = []
+    for cut in cuts:
+        held.append(cut.cell.tensor)
+        cut.cell.tensor = None
+    return held
+
+
+def fill(cuts: Iterable[Cut], tensors: Iterable[Tensor | None]) -> None:
+    for cut, tensor in zip(cuts, tensors, strict=True):
+        cut.cell.tensor = tensor
+
+
+def size_bytes(tensors: Iterable[Tensor | None]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
