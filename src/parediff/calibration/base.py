@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from parediff.calibration.store import CallStore
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 from parediff.model.sampler import Sampler
@@ -14,7 +15,7 @@ from parediff.validation import check_types
 
 @dataclass(frozen=True)
 class CalibrationSource(ABC):
-    """Where calls come from."""
+    """Where calls come from. `record` is lazy, so that no more than one batch of trajectories is in memory."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -30,13 +31,16 @@ class CalibrationSource(ABC):
 
 
 class LazyCalls:
-    """Calls that are recorded when first asked for, and stay the same after."""
+    """Calls that are recorded when first asked for, and stay the same after: in a file, not in memory."""
 
     def __init__(self, source: CalibrationSource, model: DiffusionModel, sampler: Sampler) -> None:
         self._source, self._model, self._sampler = source, model, sampler
-        self._calls: list[Call] | None = None
+        self._calls: CallStore | None = None
 
     def __iter__(self) -> Iterator[Call]:
         if self._calls is None:
-            self._calls = list(self._source.record(self._model, self._sampler))
+            calls = CallStore()
+            for call in self._source.record(self._model, self._sampler):
+                calls.append(call)
+            self._calls = calls
         return iter(self._calls)

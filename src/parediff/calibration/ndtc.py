@@ -1,0 +1,53 @@
+"""Normally distributed time steps, one for each trajectory (PTQ4DM, arXiv 2211.15736, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parediff.calibration.trajectories import Trajectories, rows_of
+from parediff.model.door import Call
+from parediff.validation import require
+
+
+@dataclass(frozen=True)
+class NDTC(Trajectories):
+    """Of each trajectory the one call whose index k ~ Normal(mean T, (std T)^2), floored and clamped to 0..T-1.
+
+    T is the number of executed steps and k = 0 the last of them, nearest to the image. An image's k depends on its
+    seed only. The paper's text and code disagree on mean and spread; 0.4 and 0.4 are the released script's.
+    """
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.mean <= 1, "mean", self.mean, "a share of the steps from 0 to 1")
+        require(self.std >= 0, "std", self.std, "0 or more")
+
+    def draw(self, seeds: Sequence[int], total: int) -> Tensor:
+        """k [seeds], not yet floored and clamped."""
+        normal = torch.cat([torch.randn(1, generator=torch.Generator().manual_seed(_own(seed))) for seed in seeds])
+        return (self.mean + self.std * normal) * total
+
+    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+        wanted = clamped(self.draw(seeds, len(steps)), len(steps)).tolist()
+        for call in recorded:
+            index = len(steps) - 1 - steps.index(call.step)
+            chosen = [row for row, k in enumerate(wanted) if k == index]
+            if chosen:
+                yield rows_of(call, len(seeds), chosen)
+
+
+def clamped(draws: Tensor, total: int) -> Tensor:
+    """Whole numbers in 0..total-1."""
+    return draws.floor().clamp(0, total - 1).long()
+
+
+def _own(seed: int) -> int:
+    """A seed for the time step that is not the seed of the image's noise."""
+    return seed * 2_654_435_761 % (1 << 63) + 1

@@ -1,0 +1,71 @@
+"""What the sources that follow the model's own trajectories share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parediff.calibration.base import CalibrationSource
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call, recording
+from parediff.model.sampler import Sampler
+from parediff.validation import require
+from parediff.workload import Workload
+
+
+@dataclass(frozen=True)
+class Trajectories(CalibrationSource, ABC):
+    """`count` images drawn by the model from `first_seed` on, `batch_size` at a time; some of their calls are kept.
+
+    With classifier-free guidance a call holds both branches of every image, so both are kept. `conditions` are as of a
+    workload.
+    """
+
+    first_seed: int
+    count: int
+    batch_size: int
+    conditions: tuple[int | str, ...] | str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
+        for key in ("count", "batch_size"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.count)
+
+    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
+        workload = Workload(self.first_seed, self.count, self.batch_size, conditions=self.conditions)
+        for seeds, given in workload.batches():
+            with recording(model) as recorded:
+                model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
+            steps = sorted({call.step for call in recorded})
+            yield from self.kept(recorded, seeds, steps)
+
+    @abstractmethod
+    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+        """What to keep of one batch of trajectories; `steps` are the executed ones, the noisiest first."""
+
+
+def rows_of(call: Call, images: int, chosen: list[int]) -> Call:
+    """The call for some of its `images` images, in every branch; what has no batch dimension stays whole."""
+    size = len(call.x)
+    index = torch.tensor([branch * images + row for branch in range(size // images) for row in chosen])
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)]
+
+    return Call(rows(call.x), rows(call.t), _rows(call.cond, size, rows), call.step)
+
+
+def _rows(value: Any, size: int, rows: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor) and value.ndim and len(value) == size:
+        return rows(value)
+    return {key: _rows(entry, size, rows) for key, entry in value.items()} if isinstance(value, dict) else value

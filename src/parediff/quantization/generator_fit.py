@@ -1,0 +1,139 @@
+"""Fitting step generators to what their quantisers met: TDQ after training (tdq.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parediff.quantization.generated import Generated
+from parediff.quantization.grid import Grid
+from parediff.quantization.quantizer import Quantizer
+from parediff.quantization.search import PowerError, Search, scores_of
+from parediff.quantization.time_context import embedding_of
+from parediff.quantization.timed_samples import TimedSamples
+
+CANDIDATES = 128
+LOWEST, HIGHEST = 1 / 16, 8.0
+"""The error is known at so many steps, evenly spaced in log, between these multiples of the best static step."""
+
+
+@dataclass(frozen=True)
+class ErrorCurves:
+    """`errors` [quantisers, K, candidates]: mean |q(A(t_k); s) - A(t_k)|^2 at the candidate steps of each quantiser."""
+
+    errors: Tensor
+    lowest: Tensor
+
+    @property
+    def gap(self) -> float:
+        """Between two candidates, in log."""
+        return float(torch.log(torch.tensor(HIGHEST / LOWEST))) / (self.errors.shape[2] - 1)
+
+    def at(self, steps: Tensor) -> Tensor:
+        """The error at steps [quantisers, K], between candidates linear in log s."""
+        place = ((steps.log() - self.lowest.log()[:, None]) / self.gap).clamp(0, self.errors.shape[2] - 1.001)
+        below = place.detach().floor().long()
+        left, right = (self.errors.gather(2, (below + i)[..., None])[..., 0] for i in (0, 1))
+        return left + (right - left) * (place - below)
+
+
+@dataclass(frozen=True)
+class GeneratorFit:
+    """Adam on mean_t |q(A(t); s(t)) - A(t)|^2, relative to mean A(t)^2 or not, from the best static step.
+
+    The error is a function of s alone, so it is measured once at many steps; every iteration then sees all time steps
+    and all quantisers. The learning rate falls to zero along half a cosine.
+    """
+
+    search: Search
+    iterations: int
+    learning_rate: float
+    relative: bool
+
+    def fit(self, quantizers: Sequence[Quantizer], samples: Sequence[TimedSamples]) -> None:
+        """Fill every quantiser's generator and switch it on."""
+        starts = []
+        for quantizer, seen in zip(quantizers, samples, strict=True):
+            step, _ = self.search.fit(seen.pooled(), quantizer.grid)
+            quantizer.fill(step[0])
+            starts.append(step[0])
+        chosen = [place for place, quantizer in enumerate(quantizers) if not quantizer.grid.identity]
+        if not chosen or self.iterations == 0:
+            return
+        curves = self._curves(
+            [quantizers[i].grid for i in chosen], [samples[i] for i in chosen], [starts[i] for i in chosen]
+        )
+        sources = [_generated(quantizers[i]) for i in chosen]
+        stack = Stack(sources)
+        embedding = embedding_of(samples[0].t.unique(), sources[0].context.channels)
+        with torch.enable_grad():
+            self._descend(stack, curves, embedding)
+        stack.write_back(sources)
+
+    def _descend(self, stack: Stack, curves: ErrorCurves, embedding: Tensor) -> None:
+        optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        for _ in range(self.iterations):
+            loss = curves.at(stack.steps(embedding)).mean(dim=1).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+    def _curves(self, grids: Sequence[Grid], samples: Sequence[TimedSamples], starts: Sequence[Tensor]) -> ErrorCurves:
+        """Each divided by mean A(t)^2, or by the mean of A^2 over all time."""
+        factors = torch.logspace(0, 1, CANDIDATES, base=HIGHEST / LOWEST) * LOWEST
+        rows = []
+        for grid, seen, start in zip(grids, samples, starts, strict=True):
+            energy = torch.stack([seen.at(t).values.square().mean() for t in seen.t.unique()])
+            scale = energy.clamp_min(1e-6 * float(energy.mean())) if self.relative else energy.mean()
+            steps = factors.to(start)[:, None] * start
+            errors = [scores_of(seen.at(t).values, steps, None, grid, PowerError())[:, 0] for t in seen.t.unique()]
+            rows.append(torch.stack(errors) / scale.clamp_min(1e-20).reshape(-1, 1))
+        return ErrorCurves(torch.stack(rows), torch.stack(list(starts)) * LOWEST)
+
+
+class Stack:
+    """The generators of many quantisers as one batched network; `tensors` are what is trained."""
+
+    def __init__(self, sources: Sequence[Generated]) -> None:
+        layers = [[*source.hidden, source.last] for source in sources]
+        self.weights = [_stacked([row[i].weight for row in layers]) for i in range(len(layers[0]))]
+        self.biases = [_stacked([row[i].bias for row in layers])[:, None] for i in range(len(layers[0]))]
+        self.tensors = [tensor.detach().clone().requires_grad_() for tensor in (*self.weights, *self.biases)]
+        self.weights, self.biases = self.tensors[: len(self.weights)], self.tensors[len(self.weights) :]
+
+    def steps(self, embedding: Tensor) -> Tensor:
+        """s [quantisers, K] for e(t) [K, d], without dropout."""
+        hidden = embedding.expand(len(self.weights[0]), -1, -1)
+        for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight.transpose(1, 2))
+            hidden = F.relu(hidden) if place < len(self.weights) - 1 else F.softplus(hidden)
+        return hidden[..., 0]
+
+    @torch.no_grad()
+    def write_back(self, sources: Sequence[Generated]) -> None:
+        for row, source in enumerate(sources):
+            for place, layer in enumerate([*source.hidden, source.last]):
+                layer.weight.copy_(self.weights[place][row])
+                layer.bias.copy_(self.biases[place][row, 0])
+            source.table = None
+
+
+def fit_by_name(fit: GeneratorFit, quantizers: Mapping[str, Quantizer], samples: Mapping[str, TimedSamples]) -> None:
+    """Fit the quantisers whose samples have the same names."""
+    fit.fit(list(quantizers.values()), [samples[name] for name in quantizers])
+
+
+def _stacked(tensors: Sequence[Tensor | nn.Parameter]) -> Tensor:
+    return torch.stack([tensor.detach() for tensor in tensors])
+
+
+def _generated(quantizer: Quantizer) -> Generated:
+    if not isinstance(quantizer.source, Generated):
+        raise TypeError(f"a Generated step source is fitted here, not {type(quantizer.source).__name__}")
+    return quantizer.source
