@@ -127,15 +127,16 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise RequestError("config", "", " ".join(str(error).split())) from error
 
 
-def construct(node: Any, key: str, without: tuple[str, ...] = ()) -> Any:
-    """The object a config node describes; lists become tuples, and a complaint names the whole key."""
+def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:
+    """The object a config node (and `further` arguments) describes; lists become tuples, a complaint names its key."""
     if node is None or "_target_" not in node:
         raise RequestError(key, node, "an entry with a _target_ is accepted")
     wanted = {name: value for name, value in OmegaConf.to_container(node, resolve=True).items() if name not in without}
 
     def make() -> Any:
         factory = instantiate(wanted, _partial_=True, _convert_="all")
-        return factory.func(*factory.args, **{name: _frozen(value) for name, value in factory.keywords.items()})
+        keywords = {name: _frozen(value) for name, value in factory.keywords.items()}
+        return factory.func(*factory.args, **keywords, **further)
 
     return _within(key, make)
 

@@ -5,35 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from parediff.errors import RequestError
+from parediff.request import construct
 
 
-def train(config: DictConfig, logger: Any = None) -> Path:
+def train(config: DictConfig) -> Path:
     """Train `config.model.architecture` on `config.data`; the folder of the averaged weights and the config."""
-    output = Path(config.output)
-    trainer = _made("trainer", config)
-    architecture = _made("model.architecture", config)
-    data = _made("data", config)
+    from parediff.training.fit import logger_of, starting_point
+
+    values = resolved(config)
+    output = Path(values["output"])
+    starting_point(output / "checkpoints", values["ckpt_path"])
+    trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
+    architecture, data = construct(config.model.architecture, "model.architecture"), construct(config.data, "data")
     architecture.check(data.image_shape, len(data.classes))
-    learner = _made("learner", config, **architecture.parts())
-    trainer.fit(learner, output, data=data, logger=logger, ckpt_path=config.ckpt_path)
+    learner = construct(config.learner, "learner", **architecture.parts())
+    if values["threads"] is not None:
+        torch.set_num_threads(values["threads"])
+    tracker.start(values, values["study"], "train", values["model"]["name"])
+    try:
+        trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
+    finally:
+        tracker.finish()
     architecture.save(output / "model")
-    OmegaConf.save(config, output / "model" / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(values), output / "model" / "config.yaml")
     return output / "model"
 
 
-def _made(key: str, config: DictConfig, **parts: Any) -> Any:
-    """The object that `config.<key>` describes, given further arguments; a complaint names the whole key."""
-    description = OmegaConf.select(config, key)
-    if description is None:
-        raise RequestError(key, "null", "this configuration describes nothing to train there")
-    try:
-        return instantiate(description, _convert_="all", **parts)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, RequestError):
-            raise error.__cause__.within(key) from error
-        raise
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, without hydra's own; what cannot be trained is said here."""
+    if OmegaConf.select(config, "model.architecture") is None:
+        raise RequestError("model", config.model.name, "a model with an architecture to train, such as ddpm_digits")
+    if OmegaConf.select(config, "learner") is None:
+        raise RequestError("trainer", "", "one that says how to learn, such as denoising or classification")
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]

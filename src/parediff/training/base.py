@@ -59,7 +59,7 @@ class Learner(pl.LightningModule, ABC):
         return [group for group in groups if group["params"]]
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate)
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, foreach=True)
         total, warmup = int(self.trainer.max_steps), self.warmup_steps
         schedule = LambdaLR(optimizer, lambda step: warmed_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

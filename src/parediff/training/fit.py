@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from parediff.errors import RequestError
 from parediff.model.weights import load_plain
 from parediff.training.base import Learner
 from parediff.validation import check_types
-
 
 HARMLESS = (
     ".*does not have many workers.*",
@@ -61,19 +62,21 @@ class Trainer:
         logger: Any = None,
         ckpt_path: str | None = None,
     ) -> None:
-        """Train to `max_steps`, then copy the average into `learner.network` (on the CPU, in eval mode).
+        """Train to `max_steps`, then copy the average into `learner.network` (where it was before, in eval mode).
 
-        Without `data` the learner brings its own `train_dataloader`. `ckpt_path` is a file, or "last" for the newest
-        below `folder`; a checkpoint is opened as plain tensors only.
+        A learner with a `train_dataloader` of its own needs no `data` and is given none. `ckpt_path` is a file, or
+        "last" for the newest below `folder`; a checkpoint is opened as plain tensors only.
         """
         start = starting_point(folder / "checkpoints", ckpt_path)
+        data = None if is_overridden("train_dataloader", learner) else data
+        home = next(learner.parameters()).device
         with warnings.catch_warnings():
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
             self._trainer(folder, logger, validated=data is not None).fit(
                 learner, datamodule=data, ckpt_path=start, weights_only=True
             )
-        learner.cpu()
+        learner.to(home)
         learner.ema.copy_to(learner.network)
         learner.network.eval()
 
@@ -135,3 +138,9 @@ def starting_point(checkpoints: Path, ckpt_path: str | Literal["last"] | None) -
     if "state_dict" not in load_plain(path, "ckpt_path"):
         raise RequestError("ckpt_path", ckpt_path, "a checkpoint of a training, not weights alone")
     return path
+
+
+def logger_of(tracker: Any) -> Any:
+    """Lightning's W&B logger on the tracker's open run; None where there is none."""
+    run = tracker.experiment()
+    return None if run is None else WandbLogger(experiment=run, save_dir=run.dir)
