@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 
+import tiny
 from parediff.cost import counting
 from parediff.errors import RequestError
 from parediff.quantization.budget import (

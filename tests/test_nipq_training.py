@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 
+import tiny
 from parediff.compress import compress, restore
 from parediff.cost import counting
 from parediff.data.digits import Digits

@@ -56,8 +56,9 @@ class NoiseTraining(Learner):
 
     @property
     def switch_step(self) -> int:
-        """The first step of phase 2."""
-        return self.trainer.max_steps - round(self.rounding_share * self.trainer.max_steps)
+        """The first step of phase 2; both phases have at least one."""
+        steps = int(self.trainer.max_steps)
+        return steps - min(max(1, round(self.rounding_share * steps)), steps - 1)
 
     def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
         task = self.objective.loss(self.network, batch, generator)
@@ -95,8 +96,8 @@ class NoiseTraining(Learner):
 
     def on_fit_start(self) -> None:
         self.objective.teacher.to(self.device)
-        if not 0 < self.switch_step < self.trainer.max_steps:
-            accepted = "enough steps for both phases are accepted (rounding_share of them round)"
+        if self.trainer.max_steps < 2:
+            accepted = "at least 2 steps are accepted, one for each phase"
             raise RequestError("trainer.max_steps", self.trainer.max_steps, accepted)
 
     def on_train_start(self) -> None:
