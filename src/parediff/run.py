@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from parediff.progress import Reporter
 from parediff.provenance import fingerprint, versions
 from parediff.record import Record
 from parediff.request import Request, build
+from parediff.training.fit import logger_of
 
 VERSIONS_THAT_MATTER = ("torch", "diffusers", "torchmetrics", "clean-fid")
 
@@ -76,6 +78,8 @@ def task(config: DictConfig) -> Outcome:
 def run(request: Request, report: Reporter) -> Record:
     """The line: model, compress, sample, metrics and cost, record, tracker."""
     stages = Stages()
+    if not request.config["resume"]:
+        shutil.rmtree(request.folder / "training", ignore_errors=True)
     if request.config["threads"]:
         torch.set_num_threads(request.config["threads"])
     with stages.time("load"):
@@ -104,6 +108,8 @@ def run(request: Request, report: Reporter) -> Record:
     _write(request, record, result)
     report.stage("track")
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
+    if not request.config["save"]:
+        shutil.rmtree(request.folder / "training", ignore_errors=True)
     return record
 
 
@@ -132,7 +138,9 @@ def _compress(request: Request, student: DiffusionModel, teacher: DiffusionModel
 
     def fit(name: str, module: Any) -> None:
         report.stage(f"train {name}")
-        request.trainer.fit(module, request.folder / "training" / name, data=request.data(), logger=None)
+        folder = request.folder / "training" / name
+        last = "last" if (folder / "checkpoints" / "last.ckpt").exists() else None
+        request.trainer.fit(module, folder, data=request.data(), logger=logger_of(request.tracker), ckpt_path=last)
         student.denoiser.to(request.device)
 
     def calls_of(model: DiffusionModel) -> LazyCalls:
