@@ -30,7 +30,7 @@ def to_noise(output: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
     if kind == "epsilon":
         return output
     predicted, rest = output[:, : x.shape[1]], output[:, x.shape[1] :]
-    alpha, sigma = (value.to(x.dtype) for value in _alpha_sigma(scheduler, t, x))
+    alpha, sigma = (value.to(x.dtype) for value in alpha_sigma(scheduler, t, x))
     noise = alpha * predicted + sigma * x if kind == "v_prediction" else (x - alpha * predicted) / sigma
     return torch.cat([noise, rest], dim=1)
 
@@ -41,13 +41,13 @@ def from_noise(noise: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
     if kind == "epsilon":
         return noise
     predicted, rest = noise[:, : x.shape[1]], noise[:, x.shape[1] :]
-    alpha, sigma = (value.to(x.dtype) for value in _alpha_sigma(scheduler, t, x))
+    alpha, sigma = (value.to(x.dtype) for value in alpha_sigma(scheduler, t, x))
     output = predicted - sigma * x if kind == "v_prediction" else x - sigma * predicted
     return torch.cat([output / alpha, rest], dim=1)
 
 
-def _alpha_sigma(scheduler: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, 1, 1, 1] each; between training steps sigma / alpha is interpolated in the logarithm."""
+def alpha_sigma(scheduler: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = sqrt(alpha-bar_t) and sigma, [B, 1, 1, 1] each; between training steps sigma / alpha is interpolated in the logarithm."""
     alphas = scheduler.alphas_cumprod.to(x.device, torch.float64).clamp(min=1e-12)
     log_ratio = ((1 - alphas) / alphas).log() / 2
     t = t.to(x.device, torch.float64).clamp(0, len(alphas) - 1)

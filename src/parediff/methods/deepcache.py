@@ -1,0 +1,54 @@
+"""DeepCache: the deep part of a UNet is kept between keyframes, its outer ring runs (Ma et al., arXiv 2312.00858)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.reuse.engine import FULL, Reuse, Step, install, installed
+from parediff.reuse.outer_ring import outer_ring
+from parediff.reuse.schedules import Keyframes, Schedule
+from parediff.reuse.standins import Cut
+from parediff.validation import require
+
+
+@dataclass(frozen=True)
+class DeepCache(Method):
+    """Between keyframes only the part outside skip `branch` runs: 0 is the outermost, `conv_in` to the last layer.
+
+    `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
+    """
+
+    interval: int
+    keyframes: Keyframes
+    center: int
+    power: float
+    first_full: int
+    last_full: int
+    branch: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._schedule()
+        require(self.branch >= 0, "branch", self.branch, "0 or more")
+
+    def prepare(self, model: DiffusionModel) -> None:
+        install(model, Reuse("deepcache", self._cuts, self._plan))
+
+    def fired(self, model: DiffusionModel) -> dict[str, Any]:
+        return {"branch": self.branch} | installed(model, "deepcache").tally.shares()
+
+    def _cuts(self, denoiser: nn.Module) -> list[Cut]:
+        return [outer_ring(denoiser, self.branch)]
+
+    def _plan(self, _: nn.Module, steps: int, __: int) -> Sequence[Step]:
+        keyframes = self._schedule().over(steps)
+        return [FULL if i in keyframes else Step(frozenset()) for i in range(steps)]
+
+    def _schedule(self) -> Schedule:
+        return Schedule(self.keyframes, self.interval, self.center, self.power, self.first_full, self.last_full)
