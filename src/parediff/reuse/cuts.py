@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.blocks import Attention, BasicTransformerBlock, ResnetBlock2D, Transformer2DModel
+from parediff.model.classes import Attention, BasicTransformerBlock, ResnetBlock2D, Transformer2DModel
 from parediff.model.tree import named
 from parediff.reuse.standins import (
     Cell,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.blocks import ResnetBlock2D
+from parediff.model.classes import ResnetBlock2D
 from parediff.reuse.standins import Cell, Cut, Put, StandIn
 
 

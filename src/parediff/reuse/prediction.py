@@ -47,7 +47,10 @@ def from_noise(noise: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
 
 
 def alpha_sigma(scheduler: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha = sqrt(alpha-bar_t) and sigma, [B, 1, 1, 1] each; between training steps sigma / alpha is interpolated in the logarithm."""
+    """alpha = sqrt(alpha-bar_t) and sigma, [B, 1, 1, 1] each.
+
+    Between training steps sigma / alpha is interpolated in the logarithm.
+    """
     alphas = scheduler.alphas_cumprod.to(x.device, torch.float64).clamp(min=1e-12)
     log_ratio = ((1 - alphas) / alphas).log() / 2
     t = t.to(x.device, torch.float64).clamp(0, len(alphas) - 1)
