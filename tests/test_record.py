@@ -35,7 +35,19 @@ FULL = Record(
     seconds={"sample": 1.5},
     better={"fd_digits": "lower"},
 )
-SCHEMA_KEYS = ["schema", "id", "study", "status", "error", "protocol", "model", "methods", "sampler", "workload", "quality", "fidelity", "stderr", "cost", "baseline", "fired", "config", "code", "environment", "seconds"]
+SCHEMA_KEYS = ["schema", "id", "study", "status", "error", "protocol", "model", "methods", "sampler", "workload"]
+SCHEMA_KEYS += [
+    "quality",
+    "fidelity",
+    "stderr",
+    "cost",
+    "baseline",
+    "fired",
+    "config",
+    "code",
+    "environment",
+    "seconds",
+]
 
 
 def disk_full(*_: Any) -> None:
