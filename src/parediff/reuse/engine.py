@@ -125,9 +125,7 @@ class Reuser:
 
     def _partly(self, network: Predict, x: Tensor, t: Tensor, cond: Condition, context: Context, step: Step) -> Tensor:
         changes = _changes(self.cuts, step.fresh)
-        output, features = self._standing_in(network, x, t, cond, changes, context.features)
-        keeping, _ = self._read_again()
-        context.features = features if keeping else []
+        output, context.features = self._standing_in(network, x, t, cond, changes, context.features)
         if step.weight >= 1:
             return output
         held = self._held(context, x, t)
@@ -151,9 +149,10 @@ class Reuser:
     def _read_again(self) -> tuple[bool, bool]:
         """Whether a later call, up to the next keyframe, reads the features, and whether one reads the held noise.
 
-        A second-order solver calls twice a step: the latter call's tensors are the ones that are read.
+        A further call of a keyframe, as second-order solvers make, computes all again; one of another step reads.
         """
-        following = self._table()[solver_step(self.run) + 1 :]
+        index, steps = solver_step(self.run), self._table()
+        following = steps[index + steps[min(index, len(steps) - 1)].full :]
         until = next((i for i, step in enumerate(following) if step.full), len(following))
         stretch = following[:until]
         return any(not step.jump for step in stretch), any(step.weight < 1 for step in stretch)
