@@ -39,7 +39,8 @@ class Run:
 
     A wrapper finds the network it wraps through `model`, so that the factories of a copied model see the copy.
     `index` counts the scheduler's finished steps, so guidance in two calls, skipped calls and extra calls
-    do not shift it.
+    do not shift it. `evaluations` counts the calls that reached the network. While `probing`, a call's x is no part of
+    the trajectory: a wrapper that remembers something for later calls lets it pass and forgets it.
     """
 
     scheduler: Any
@@ -47,6 +48,8 @@ class Run:
     generators: list[torch.Generator]
     model: DiffusionModel
     index: int = 0
+    evaluations: int = 0
+    probing: bool = False
     wrappers: list[Wrapper] = field(default_factory=list)
 
     @property
@@ -105,6 +108,7 @@ def opened(model: DiffusionModel, run: Run) -> Iterator[None]:
 
     def network(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         output = call_network(denoiser, plain, x, t, cond)
+        run.evaluations += 1
         for observe in model.observers:
             observe(Call(x, t, cond, run.index), output)
         return output

@@ -1,0 +1,81 @@
+"""QNCD: quantisation noise corrected inside the network and between steps (Chu et al. 2024, arXiv 2403.19140)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from parediff.correction.bias import BiasEstimate, Granularity
+from parediff.correction.estimation import Estimation, Schedule, check_order
+from parediff.correction.smoothing import calibrate_smoothing, install_smoothing, smoothing_factors
+from parediff.errors import RequestError
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call
+from parediff.validation import require
+
+
+@dataclass(frozen=True)
+class Qncd(Method):
+    """`smoothing` folds S ^ `smoothing_strength` into the layers behind the time embedding: list qncd before ptq then.
+
+    `estimate_every` steps (0: never) the network's mean error is measured by re-noising, after a share `start` of the
+    steps, and subtracted until the next time. `gate`, `shrink` and `granularity` are those of BiasEstimate; only
+    `sample` keeps images independent of their batch.
+    """
+
+    corrects: ClassVar[bool] = True
+
+    smoothing: bool
+    smoothing_strength: float
+    estimate_every: int
+    start: float
+    granularity: Granularity
+    gate: float
+    shrink: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.smoothing_strength <= 1, "smoothing_strength", self.smoothing_strength, "above 0, at most 1")
+        require(self.estimate_every >= 0, "estimate_every", self.estimate_every, "0 or more")
+        require(0 <= self.start <= 1, "start", self.start, "0 to 1")
+        require(self.gate >= 0, "gate", self.gate, "0 or more")
+        if not self.smoothing and not self.estimate_every:
+            raise RequestError("estimate_every", 0, "1 or more is accepted where smoothing is off")
+
+    def prepare(self, model: DiffusionModel) -> None:
+        if self.smoothing:
+            install_smoothing(model)
+        if self.estimate_every:
+            estimate = BiasEstimate(self.granularity, self.gate, self.shrink)
+            model.wrap(Estimation(Schedule(self.estimate_every, self.start), estimate))
+
+    def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
+        for estimation in _estimations(model):
+            check_order(model, estimation)
+        if self.smoothing:
+            calibrate_smoothing(model, calls, self.smoothing_strength)
+
+    def finalize(self, model: DiffusionModel) -> None:
+        for estimation in _estimations(model):
+            estimation.released = True
+
+    def fired(self, model: DiffusionModel) -> dict[str, Any]:
+        proof: dict[str, Any] = {"smoothing": self.smoothing, "estimate_every": self.estimate_every}
+        if self.smoothing:
+            factors = torch.cat([factor.flatten() for factor in smoothing_factors(model.denoiser)])
+            widest = float(factors.max())
+            proof |= {"smoothed_share": float((factors > 1).float().mean()), "largest_factor": widest}
+        for estimation in _estimations(model):
+            tally = estimation.tally
+            proof |= {"estimates": tally.taken, "estimates_past_gate": tally.passed}
+            proof |= {"mean_estimate": tally.magnitude / tally.taken if tally.taken else 0.0}
+        return proof
+
+
+def _estimations(model: DiffusionModel) -> list[Estimation]:
+    """What `prepare` put around the door of this model, or of the one that it was copied from."""
+    return [factory for factory in model.wrapper_factories if isinstance(factory, Estimation)]
