@@ -21,6 +21,7 @@ UNITS = {
     "size_bytes": ("B", "weights on disk"),
     "peak_memory_bytes": ("B", "peak memory"),
 }
+DISTANCES = {"fd_": "Fréchet distance", "kd_": "kernel distance"}
 WORDS = {
     "nfe": "denoiser calls per image",
     "steps": "sampling steps",
@@ -53,7 +54,7 @@ class Axis:
     def unit(self, values: Iterable[float]) -> Unit:
         """The unit in which values of this size read well."""
         if self.name not in UNITS:
-            return Unit(1.0, "", WORDS.get(self.name, self.name.replace("_", " ")))
+            return Unit(1.0, "", in_words(self.name))
         symbol, meaning = UNITS[self.name]
         sizes = sorted(abs(value) for value in values if value)
         exponent = 3 * math.floor(math.log10(sizes[len(sizes) // 2]) / 3) if sizes else 0
@@ -90,6 +91,12 @@ def significant(value: float) -> str:
     if value == 0 or not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def in_words(name: str) -> str:
+    """'Fréchet distance (fd_digits)'; a name that says enough stays."""
+    kind = next((words for prefix, words in DISTANCES.items() if name.startswith(prefix)), None)
+    return f"{kind} ({name})" if kind else WORDS.get(name, name.replace("_", " "))
 
 
 def known_keys(records: Iterable[Record]) -> list[str]:

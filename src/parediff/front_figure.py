@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,7 +17,7 @@ WIDTH, HEIGHT = 900.0, 470.0  # of the plotting area, in pixels: what labels are
 FONT = "Inter, ui-sans-serif, system-ui, -apple-system, 'Segoe UI', sans-serif"
 TEXT, GRID, QUIET = "#5b6472", "rgba(128,136,150,0.22)", "#8b95a5"
 COLOURS = ("#3b82f6", "#e4572e", "#12a594", "#9a5cd0", "#d99a00", "#d6409f", "#5b8c2a", "#7c6f64")
-LOG_SPREAD = 20.0  # largest over smallest y from which a logarithmic y axis reads better
+LOG_SPREAD = 8.0  # largest over smallest y from which a logarithmic y axis reads better
 DASHES = ("dash", "dot", "dashdot", "longdash")
 FIRED_LINES = 6  # of proof in a hover box
 
@@ -74,6 +75,7 @@ def _positions(front: Front, canvas: Canvas) -> list[str]:
     spots = [canvas.spot(point) for point in front.points]
     lines: list[list[Spot]] = [[canvas.spot(point) for point in line.points] for line in front.lines]
     lines += [_bar(point, canvas) for point in front.points if point.y_stderr]
+    lines.append(_stairs([canvas.spot(point) for point, on in zip(front.points, front.on_front, strict=True) if on]))
     return place(spots, [_text(point) for point in front.points], lines, (WIDTH, HEIGHT))
 
 
@@ -84,8 +86,19 @@ def _bar(point: Point, canvas: Canvas) -> list[Spot]:
     return [(x, middle - high), (x, middle + high)]
 
 
+def _stairs(spots: Sequence[Spot]) -> list[Spot]:
+    """Across, then up or down, as the front is drawn."""
+    corners = [[(right[0], left[1]), right] for left, right in itertools.pairwise(spots)]
+    return [*spots[:1], *itertools.chain.from_iterable(corners)]
+
+
 def _text(point: Point) -> str:
     return escape(f"{point.steps} steps" if point.is_baseline and point.steps is not None else point.label)
+
+
+def _apart(text: str, position: str) -> str:
+    """Beside a point, a little further away than plotly puts it."""
+    return {"middle right": f"\u00a0{text}", "middle left": f"{text}\u00a0"}.get(position, text)
 
 
 def _line_style(line: Line, dash: str) -> dict[str, Any]:
@@ -109,7 +122,7 @@ def _scatter(
     status = {point.id: entry for point, *entry in zip(front.points, front.on_front, front.gains, strict=True)}
     colour = style["colour"]
     marker = {
-        "size": 11,
+        "size": 9,
         "symbol": ["circle" if status[point.id][0] else "circle-open" for point in own],
         "color": colour,
         "line": {"width": 2, "color": colour},
@@ -122,7 +135,7 @@ def _scatter(
         "error_y": _error([point.y_stderr for point in own], canvas.y_unit, colour),
         "error_x": _error([point.x_stderr for point in own], canvas.x_unit, colour),
         "marker": marker,
-        "text": [_text(point) for point in own],
+        "text": [_apart(_text(point), placed[point.id]) for point in own],
         "textposition": [placed[point.id] for point in own],
         "textfont": {"size": 12, "color": colour},
         "customdata": [[point.id] for point in own],
@@ -134,7 +147,7 @@ def _scatter(
 
 def _error(errors: Sequence[float | None], unit: Unit, colour: str) -> dict[str, Any]:
     array = [(error or 0) / unit.scale for error in errors]
-    return {"type": "data", "array": array, "visible": any(array), "color": colour, "thickness": 1.4, "width": 4}
+    return {"type": "data", "array": array, "visible": any(array), "color": colour, "thickness": 1.6, "width": 4}
 
 
 def _staircase(front: Front, canvas: Canvas) -> dict[str, Any]:
@@ -146,15 +159,15 @@ def _staircase(front: Front, canvas: Canvas) -> dict[str, Any]:
         "mode": "lines",
         "x": [point.x / canvas.x_unit.scale for point in own],
         "y": [point.y / canvas.y_unit.scale for point in own],
-        "line": {"color": "rgba(34,160,107,0.55)", "width": 7, "shape": "hv"},
+        "line": {"color": "rgba(34,160,107,0.45)", "width": 5, "shape": "hv"},
         "hoverinfo": "skip",
     }
 
 
 def _hover(front: Front, point: Point, on_front: bool, gain: Gain | None, canvas: Canvas) -> str:
     lines = [f"<b>{escape(point.label)}</b>{' · on the front' if on_front else ''}"]
-    lines += [f"{escape(front.y.name)}: {with_error(point.y, point.y_stderr, canvas.y_unit)}"]
-    lines += [f"{escape(front.x.name)}: {with_error(point.x, point.x_stderr, canvas.x_unit)}"]
+    lines += [f"{escape(front.y.name)}: {with_error(point.y, point.y_stderr, canvas.y_unit)} {canvas.y_unit.symbol}"]
+    lines += [f"{escape(front.x.name)}: {with_error(point.x, point.x_stderr, canvas.x_unit)} {canvas.x_unit.symbol}"]
     if gain is not None:
         lines.append(f"against fewer steps: {show_gain(gain, canvas.y_unit)} ({gain.verdict})")
     proof = [f"{escape(key)}: {escape(_short(value))}" for key, value in flat(point.fired).items()]
@@ -168,17 +181,18 @@ def _hover(front: Front, point: Point, on_front: bool, gain: Gain | None, canvas
 
 
 def with_error(value: float, stderr: float | None, unit: Unit) -> str:
-    """'5.6 ± 0.2 GBOPs'."""
-    error = f" ± {significant(stderr / unit.scale)}" if stderr else ""
-    return f"{significant(value / unit.scale)}{error} {unit.symbol}".strip()
+    """'12.30 ± 0.37': the error with two digits, the value as far as the error reaches; without one, three digits."""
+    shown, error = value / unit.scale, (stderr or 0) / unit.scale
+    if not error or abs(shown) < error / 10 or not 1e-4 < error < 1e6:
+        return significant(shown) + (f" ± {significant(error)}" if error else "")
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{shown:.{places}f} ± {error:.{places}f}"
 
 
 def show_gain(gain: Gain, unit: Unit) -> str:
-    """'≥ +3.1 ± 0.4', in the unit of y."""
-    sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[gain.bound]
-    error = f" ± {significant(gain.stderr / unit.scale)}" if gain.stderr is not None else ""
-    number = significant(abs(gain.value) / unit.scale)
-    return f"{sign}{'+' if gain.value >= 0 else '−'}{number}{error}"
+    """'≥ +3.10 ± 0.42', in the unit of y."""
+    bound = {"exact": "", "at least": "≥ ", "at most": "≤ "}[gain.bound]
+    return f"{bound}{'+' if gain.value >= 0 else '−'}{with_error(abs(gain.value), gain.stderr, unit)}"
 
 
 def _short(value: Any) -> str:
@@ -190,6 +204,17 @@ def _padded(values: Sequence[float], share: float) -> list[float]:
     low, high = min(values), max(values)
     margin = (high - low) * share or max(abs(high) * 0.1, 0.1)
     return [low - margin, high + margin]
+
+
+def _ticks(limits: Sequence[float], *, log: bool) -> dict[str, Any]:
+    """1, 2, 5, 10, … written out, where a logarithmic axis would abbreviate them."""
+    if not log:
+        return {}
+    decades = range(math.floor(limits[0]), math.ceil(limits[1]) + 1)
+    digits = (1,) if len(decades) > 5 else (1, 2, 5)
+    values = [digit * 10.0**decade for decade in decades for digit in digits]
+    shown = [value for value in values if limits[0] <= math.log10(value) <= limits[1]]
+    return {"tickvals": shown, "ticktext": [f"{value:g}" for value in shown]} if len(shown) > 1 else {}
 
 
 def _layout(front: Front, canvas: Canvas, titled: bool) -> dict[str, Any]:
@@ -211,13 +236,13 @@ def _layout(front: Front, canvas: Canvas, titled: bool) -> dict[str, Any]:
             "title": {"text": f"{canvas.x_unit.title}, ← cheaper", "standoff": 12},
             "type": scales[canvas.log_x],
             "range": canvas.x_range,
-            **({"dtick": "D2"} if canvas.log_x else {}),
+            **_ticks(canvas.x_range, log=canvas.log_x),
         },
         "yaxis": {
             **axis,
             "title": {"text": f"{canvas.y_unit.title}, {arrow}", "standoff": 12},
             "type": scales[canvas.log_y],
             "range": canvas.y_range,
-            **({"dtick": "D2"} if canvas.log_y else {}),
+            **_ticks(canvas.y_range, log=canvas.log_y),
         },
     }

@@ -22,9 +22,9 @@ def table(front: Front) -> Any:
     built.caption = summary(front)
     built.add_column("", style="green", no_wrap=True)
     built.add_column("run", overflow="fold")
-    built.add_column(f"{front.x.name} ↓", justify="right", no_wrap=True)
+    built.add_column(f"{x_unit.symbol or front.x.name} ↓", justify="right", no_wrap=True)
     built.add_column(f"{front.y.name} {arrow}", justify="right", no_wrap=True)
-    built.add_column("against fewer steps", justify="right", no_wrap=True)
+    built.add_column("against\nfewer steps", justify="right", no_wrap=True)
     built.add_column("id", style="dim", no_wrap=True)
     for point, on_front, gain in zip(front.points, front.on_front, front.gains, strict=True):
         built.add_row(
@@ -45,7 +45,7 @@ def summary(front: Front) -> str:
     y_unit = front.y.unit([point.y for point in front.points])
     corner = f"{x_unit.show(front.reference[0])}, {y_unit.show(front.reference[1])}"
     return (
-        f"hypervolume {front.hypervolume / x_unit.scale / y_unit.scale:.4g} {x_unit.symbol}×{front.y.name}"
+        f"Hypervolume {front.hypervolume / x_unit.scale / y_unit.scale:.4g} {x_unit.symbol}×{front.y.name}"
         f" ({front.share:.0%} of its box), reference point ({corner}): {front.reference_rule}."
         f" Protocol {front.protocol or '(none)'}. ± is one standard error."
     )
@@ -62,7 +62,7 @@ def _gain(gain: Gain | None, unit: Any) -> str:
 
 
 def _ids(point: Point) -> str:
-    return point.id + (f" and {len(point.ids) - 1} more seeds" if len(point.ids) > 1 else "")
+    return point.id + (f" +{len(point.ids) - 1}" if len(point.ids) > 1 else "")
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,22 @@ from parediff import __version__
 
 # Top-level keys that say where and how a run is shown and stored, never what it computes.
 IRRELEVANT = frozenset(
-    {"study", "runs_dir", "tracker", "launcher", "resume", "save", "verbose", "verbosity", "quiet", "progress", "hydra"}
+    [
+        "study",
+        "experiment",
+        "points",
+        "front",
+        "runs_dir",
+        "tracker",
+        "launcher",
+        "resume",
+        "save",
+        "verbose",
+        "verbosity",
+        "quiet",
+        "progress",
+        "hydra",
+    ]
 )
 PACKAGES = ("torch", "torchvision", "diffusers", "pytorch-lightning", "numpy", "scipy", "torchmetrics", "clean-fid")
 
