@@ -102,7 +102,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _front(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from parediff.front import front_command
+    from parediff.front_report import front_command
 
     return front_command(arguments.paths, arguments.x, arguments.y, arguments.json, arguments.html, Console())
 

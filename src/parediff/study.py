@@ -73,7 +73,7 @@ def _outcome(result: Any) -> Outcome:
 
 def _front(requests: list[Request], results: Console, messages: Console) -> None:
     """The study's front: on screen, as front.json and front.html, and as a tracker run of its own."""
-    from parediff.front import study_front
+    from parediff.front_report import study_front
 
     config = requests[0].config
     folder = Path(config["runs_dir"]) / config["study"]
