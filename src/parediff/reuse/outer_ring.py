@@ -120,10 +120,9 @@ def _checked(denoiser: nn.Module) -> Any:
 
 
 def _is_plain(block: Any) -> bool:
-    layers = getattr(block, "resnets", None)
-    return (
-        bool(layers) and not hasattr(block, "skip_conv") and all(isinstance(layer, ResnetBlock2D) for layer in layers)
-    )
+    layers: Any = getattr(block, "resnets", None) or []
+    unskipped = len(layers) > 0 and not hasattr(block, "skip_conv")
+    return unskipped and all(isinstance(layer, ResnetBlock2D) for layer in layers)
 
 
 def _producers(block: Any) -> list[Producer]:

@@ -15,10 +15,19 @@ from torch import Tensor, nn
 
 
 class Cell:
-    """One kept tensor, exactly as it was computed."""
+    """One kept tensor, exactly as it was computed; under a gate a, a · computed + (1 - a) · kept before."""
 
     def __init__(self) -> None:
         self.tensor: Tensor | None = None
+        self.gate: Tensor | None = None
+
+    def put(self, computed: Tensor) -> None:
+        before = self.tensor
+        self.tensor = computed if self.gate is None or before is None else _blend(self.gate, computed, before)
+
+
+def _blend(gate: Tensor, computed: Tensor, before: Tensor) -> Tensor:
+    return gate * computed + (1 - gate) * before
 
 
 class StandIn(nn.Module):
@@ -43,7 +52,7 @@ class Keep(StandIn):
     """Calls the module and keeps its output."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.cell.tensor = self.compute(*args, **kwargs)
+        self.cell.put(self.compute(*args, **kwargs))
         return self.kept()
 
 
@@ -73,7 +82,7 @@ class KeepBranch(StandIn):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         kwargs["return_dict"] = False
-        self.cell.tensor = self.compute(hidden_states, *args, **kwargs)[0]
+        self.cell.put(self.compute(hidden_states, *args, **kwargs)[0])
         return (self.kept() + hidden_states,)
 
 
@@ -92,7 +101,7 @@ class KeepResidual(StandIn):
         self.rescale = rescale
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.cell.tensor = self.compute(hidden_states, *args, **kwargs)
+        self.cell.put(self.compute(hidden_states, *args, **kwargs))
         return (self.kept() + hidden_states) / self.rescale
 
 

@@ -1,0 +1,119 @@
+"""Auto-FR: FRDiff with keyframes learned through the sampler, or read off measured change (2312.03517)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call
+from parediff.model.sampler import Sampler
+from parediff.reuse.change import relative_changes, within_budget
+from parediff.reuse.cuts import cuts_of
+from parediff.reuse.engine import Reuse, Step, install, installed
+from parediff.reuse.learned import Gates, attach, attached, gates_plan, group_of
+from parediff.reuse.mixing import Mixing, Shape
+from parediff.reuse.standins import Cut
+from parediff.validation import require
+
+
+@dataclass(frozen=True)
+class AutoFR(Method):
+    """Gates for `steps` steps and `groups` of neighbouring blocks, learned by `gradient` or chosen by `greedy`.
+
+    `share` of the steps are keyframes; null leaves the number to `penalty`, which closes gates. The student takes
+    `steps` of `scheduler`, its target `reference_steps`. `mixing`, `temperature`, `bias`, `resnets`, `attentions` and
+    `mlps` are FRDiff's, in training as in sampling.
+    """
+
+    learn: Literal["gradient", "greedy"]
+    steps: int
+    groups: int
+    share: float | None
+    penalty: float
+    learning_rate: float
+    batch_size: int
+    scheduler: str
+    reference_steps: int
+    mixing: Shape
+    temperature: float
+    bias: float
+    resnets: bool
+    attentions: bool
+    mlps: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._mixing()
+        for key in ("groups", "batch_size"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.steps >= 2, "steps", self.steps, "2 or more")
+        require(self.penalty >= 0, "penalty", self.penalty, "0 or more")
+        require(self.share is None or 0 < self.share <= 1, "share", self.share, "null, or more than 0 and at most 1,")
+        require(self.learn == "gradient" or self.share is not None, "share", self.share, "a number, for learn=greedy,")
+        self._sampler(self.reference_steps)
+
+    def prepare(self, model: DiffusionModel) -> None:
+        cuts = self._cuts(model.denoiser)
+        require(self.groups <= len(cuts), "groups", self.groups, f"at most {len(cuts)}, the blocks that are reused,")
+        install(model, Reuse("auto_fr", self._cuts, self._plan))
+        keyframes = None if self.share is None else max(1, math.ceil(self.share * self.steps))
+        attach(model.denoiser, Gates(self.groups, self.steps, keyframes))
+
+    def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
+        """Greedy: the logit of a keyframe is 1, of any other step -1."""
+        gates = self._gates(model)
+        if self.learn != "greedy" or gates.keyframes is None:
+            return
+        changes = relative_changes(model, self._cuts, calls, self.steps)
+        groups = torch.tensor([group_of(cut, len(changes), self.groups) for cut in range(len(changes))])
+        means = torch.stack([changes[groups == group].mean(0) for group in range(self.groups)])
+        gates.logits.data.copy_(within_budget(means, gates.keyframes)[:, 1:].float() * 2 - 1)
+
+    def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any | None:
+        if self.learn == "greedy":
+            return None
+        from parediff.training.auto_fr import GateTraining
+
+        return GateTraining(
+            self._gates(student),
+            student,
+            teacher,
+            self._cuts,
+            self._mixing(),
+            student_sampler=self._sampler(self.steps),
+            reference_sampler=self._sampler(self.reference_steps),
+            penalty=self.penalty,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+        )
+
+    def fired(self, model: DiffusionModel) -> dict[str, Any]:
+        hard = self._gates(model).hard()
+        keyframes = [[0, *(i + 1 for i, gate in enumerate(row) if gate)] for row in hard.tolist()]
+        return {"keyframes": keyframes} | installed(model, "auto_fr").tally.shares()
+
+    def _cuts(self, denoiser: nn.Module) -> list[Cut]:
+        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
+
+    def _plan(self, denoiser: nn.Module, steps: int, cuts: int) -> Sequence[Step]:
+        return gates_plan(denoiser, steps, cuts, self._mixing())
+
+    def _gates(self, model: DiffusionModel) -> Gates:
+        gates = attached(model.denoiser, Gates)
+        assert isinstance(gates, Gates)
+        return gates
+
+    def _mixing(self) -> Mixing:
+        return Mixing(self.mixing, self.temperature, self.bias)
+
+    def _sampler(self, steps: int) -> Sampler:
+        return Sampler(name="auto_fr", scheduler=self.scheduler, steps=steps)

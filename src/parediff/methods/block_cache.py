@@ -1,0 +1,59 @@
+"""Block caching: every attention branch is kept until it has changed enough (Wimbauer et al., arXiv 2312.03209)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call
+from parediff.reuse.change import refreshed, relative_changes
+from parediff.reuse.cuts import cuts_of
+from parediff.reuse.engine import Reuse, install, installed
+from parediff.reuse.learned import Table, attach, attached, table_plan
+from parediff.reuse.standins import Cut
+from parediff.validation import require
+
+
+@dataclass(frozen=True)
+class BlockCache(Method):
+    """A schedule for `steps` steps, fixed after measuring each block's relative change on the calibration's calls.
+
+    `threshold` is the change that may add up before a block is computed anew. The paper keeps attention only.
+    """
+
+    threshold: float
+    steps: int
+    resnets: bool
+    attentions: bool
+    mlps: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.threshold >= 0, "threshold", self.threshold, "0 or more")
+        require(self.steps >= 2, "steps", self.steps, "2 or more")
+
+    def prepare(self, model: DiffusionModel) -> None:
+        install(model, Reuse("block_cache", self._cuts, table_plan))
+        attach(model.denoiser, Table(len(self._cuts(model.denoiser)), self.steps))
+
+    def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
+        changes = relative_changes(model, self._cuts, calls, self.steps)
+        self._table(model).fresh.copy_(refreshed(changes, self.threshold))
+
+    def fired(self, model: DiffusionModel) -> dict[str, Any]:
+        fresh = self._table(model).fresh
+        proof = {"blocks": len(fresh), "computed_share": float(fresh.float().mean())}
+        return proof | installed(model, "block_cache").tally.shares()
+
+    def _cuts(self, denoiser: nn.Module) -> list[Cut]:
+        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
+
+    def _table(self, model: DiffusionModel) -> Table:
+        table = attached(model.denoiser, Table)
+        assert isinstance(table, Table)
+        return table
