@@ -119,11 +119,17 @@ def resolve(option: str, key: str, records: Sequence[Record]) -> Axis:
         wanted = "the full key of one of" if matches else "one of"
         hint = nearest(key, [*known, *(name.partition(".")[2] for name in known)]) if not matches else ""
         raise RequestError(option, key, f"{wanted} {', '.join(matches or known) or 'nothing: no record'}.{hint}")
-    section, _, name = matches[0].partition(".")
-    axis = Axis(section, name, direction(section, name, records))
-    if all(axis.value(record) is None for record in records):
+    axis = present(matches[0], records)
+    if axis is None:
         raise RequestError(option, key, "a key with a value: no finished record has one here")
     return axis
+
+
+def present(key: str, records: Sequence[Record]) -> Axis | None:
+    """The axis of a full key, None where no record has a number under it."""
+    section, _, name = key.partition(".")
+    axis = Axis(section, name, direction(section, name, records))
+    return axis if any(axis.value(record) is not None for record in records) else None
 
 
 def direction(section: str, name: str, records: Iterable[Record]) -> str:

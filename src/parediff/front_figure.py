@@ -71,12 +71,18 @@ def figure(front: Front, *, log_y: bool | None = None, titled: bool = True) -> A
     return drawing
 
 
-def _positions(front: Front, canvas: Canvas) -> list[str]:
+def _positions(front: Front, canvas: Canvas) -> list[str | None]:
     spots = [canvas.spot(point) for point in front.points]
     lines: list[list[Spot]] = [[canvas.spot(point) for point in line.points] for line in front.lines]
     lines += [_bar(point, canvas) for point in front.points if point.y_stderr]
     lines.append(_stairs([canvas.spot(point) for point, on in zip(front.points, front.on_front, strict=True) if on]))
-    return place(spots, [_text(point) for point in front.points], lines, (WIDTH, HEIGHT))
+    rank = {
+        index: 0 if point.is_baseline else 1 if on else 2
+        for index, (point, on) in enumerate(zip(front.points, front.on_front, strict=True))
+    }
+    return place(
+        spots, [_text(point) for point in front.points], lines, (WIDTH, HEIGHT), sorted(rank, key=rank.__getitem__)
+    )
 
 
 def _bar(point: Point, canvas: Canvas) -> list[Spot]:
@@ -96,8 +102,10 @@ def _text(point: Point) -> str:
     return escape(f"{point.steps} steps" if point.is_baseline and point.steps is not None else point.label)
 
 
-def _apart(text: str, position: str) -> str:
-    """Beside a point, a little further away than plotly puts it."""
+def _apart(text: str, position: str | None) -> str:
+    """Beside a point, a little further away than plotly puts it; nothing where there is no room."""
+    if position is None:
+        return ""
     return {"middle right": f"\u00a0{text}", "middle left": f"{text}\u00a0"}.get(position, text)
 
 
@@ -116,7 +124,7 @@ def _kind_style(methods: Sequence[str], colour: str) -> dict[str, Any]:
 
 
 def _scatter(
-    front: Front, own: Sequence[Point], canvas: Canvas, placed: Mapping[str, str], style: Mapping[str, Any]
+    front: Front, own: Sequence[Point], canvas: Canvas, placed: Mapping[str, str | None], style: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Filled where on the front, hollow where dominated."""
     status = {point.id: entry for point, *entry in zip(front.points, front.on_front, front.gains, strict=True)}
@@ -136,7 +144,7 @@ def _scatter(
         "error_x": _error([point.x_stderr for point in own], canvas.x_unit, colour),
         "marker": marker,
         "text": [_apart(_text(point), placed[point.id]) for point in own],
-        "textposition": [placed[point.id] for point in own],
+        "textposition": [placed[point.id] or "middle right" for point in own],
         "textfont": {"size": 12, "color": colour},
         "customdata": [[point.id] for point in own],
         "hovertext": [_hover(front, point, *status[point.id], canvas) for point in own],

@@ -48,7 +48,7 @@ def view(front: Front) -> dict[str, Any]:
     """What the chart shows for one choice of axes."""
     return {
         "figure": figure(front, titled=False).to_plotly_json(),
-        "summary": f"{summary(front)} A filled point is on the front, a hollow one is dominated.",
+        "summary": f"{summary(front)} A filled point is on the front, a hollow one is dominated; hovering names it.",
         "remarks": remarks(front),
     }
 
@@ -76,7 +76,9 @@ def units(front: Front) -> tuple[Unit, Unit]:
 
 def in_unit(name: str, unit: Unit) -> str:
     """'GBOPs', 'latency_s, ms' or the name alone."""
-    return name if not unit.symbol else unit.symbol if name in unit.symbol.lower() else f"{name}, {unit.symbol}"
+    if not unit.symbol or name in unit.symbol.lower():
+        return unit.symbol or name
+    return f"{name.removesuffix('_s').removesuffix('_bytes').replace('_', ' ')} {unit.symbol}"
 
 
 def gain_cell(gain: Gain | None, unit: Unit) -> Cell:

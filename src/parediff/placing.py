@@ -17,7 +17,8 @@ POSITIONS = {  # plotly's name: label's middle relative to the point, in half wi
     "bottom left": (-1, 1),
     "middle left": (-1, 0),
 }
-OUTSIDE, ON_LABEL, ON_POINT, ON_LINE = 50.0, 20.0, 6.0, 1.0  # what an overlap costs
+OUTSIDE, ON_LABEL, ON_POINT, ON_LINE = 15.0, 40.0, 10.0, 1.0  # what an overlap costs
+TOO_MUCH = 30.0  # from here on a label does more harm than good
 
 
 class Box(NamedTuple):
@@ -38,19 +39,28 @@ Spot = tuple[float, float]
 
 
 def place(
-    spots: Sequence[Spot], texts: Sequence[str], lines: Sequence[Sequence[Spot]], size: tuple[float, float]
-) -> list[str]:
-    """plotly's `textposition` for each spot (pixels, y downwards) on a drawing of this size, crossing few `lines`."""
+    spots: Sequence[Spot],
+    texts: Sequence[str],
+    lines: Sequence[Sequence[Spot]],
+    size: tuple[float, float],
+    order: Sequence[int],
+) -> list[str | None]:
+    """plotly's `textposition` for each spot (pixels, y downwards), taken in `order`, on a drawing of this size.
+
+    None where a label would cover another or a crowd of points, wherever it went.
+    """
     markers = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     strokes = [Box(x - 2, y - 2, x + 2, y + 2) for line in lines for x, y in along(line)]
     taken: list[Box] = []
-    chosen = []
-    for index, (spot, text) in enumerate(zip(spots, texts, strict=True)):
+    chosen: list[str | None] = [None] * len(spots)
+    for index in order:
         others = [marker for other, marker in enumerate(markers) if other != index]
-        boxes = {name: label_box(spot, text, name) for name in POSITIONS}
-        best = min(boxes, key=lambda name: cost(boxes[name], others, strokes, taken, size))
-        taken.append(boxes[best])
-        chosen.append(best)
+        boxes = {name: label_box(spots[index], texts[index], name) for name in POSITIONS}
+        costs = {name: cost(box, others, strokes, taken, size) for name, box in boxes.items()}
+        best = min(costs, key=costs.__getitem__)
+        if costs[best] < TOO_MUCH:
+            taken.append(boxes[best])
+            chosen[index] = best
     return chosen
 
 

@@ -17,6 +17,7 @@ class Cell:
     html: str
     sort: float | str | None = None
     numeric: bool = False
+    name: bool = False  # kept on one line
 
 
 def document(title: str, body: str) -> str:
@@ -40,14 +41,17 @@ def data(name: str, content: Any) -> str:
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[Cell]]) -> str:
     """A table that sorts at a click; heads are (text, explanation)."""
-    top = "".join(f'<th scope="col"><button title="{escape(why)}">{escape(text)}</button></th>' for text, why in heads)
+    top = "".join(
+        f'<th scope="col"{_several(text)}><button title="{escape(why)}">{escape(text)}</button></th>'
+        for text, why in heads
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f'<div class="wide"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def text(content: str, sort: float | str | None = None) -> Cell:
     """A cell of plain text."""
-    return Cell(escape(content), content if sort is None else sort)
+    return Cell(escape(content), content if sort is None else sort, name=True)
 
 
 def settings(values: Mapping[str, Any]) -> str:
@@ -58,8 +62,13 @@ def settings(values: Mapping[str, Any]) -> str:
 
 def _cell(cell: Cell) -> str:
     sort = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
-    kind = ' class="number"' if cell.numeric else ""
+    kind = ' class="number"' if cell.numeric else ' class="name"' if cell.name else ""
     return f"<td{kind}{sort}>{cell.html}</td>"
+
+
+def _several(head: str) -> str:
+    """A head of several words may break, which keeps a column of numbers narrow."""
+    return ' class="several"' if " " in head.rstrip(" ↓↑") else ""
 
 
 def _value(value: Any) -> str:
