@@ -28,6 +28,7 @@ from parediff.training.nipq import NoiseTraining
 SETTINGS: dict[str, Any] = {
     "target_bits": 4.0,
     "target_gbops": None,
+    "uniform_bits": None,
     "bits_min": 2,
     "bits_max": 14,
     "bits_start": 8.0,

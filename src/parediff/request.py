@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def build(config: DictConfig) -> Request:
         workload=workload,
         calibration=calibration,
         metrics=metrics,
-        data=lambda: construct(config.data, "data"),
+        data=functools.cache(lambda: construct(config.data, "data")),
         trainer=construct(config.trainer, "trainer"),
         tracker=construct(config.tracker, "tracker"),
         config=values,

@@ -6,22 +6,24 @@ import contextlib
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from parediff import record as records
 from parediff.atomic import WriteError, write_atomically
 from parediff.baseline import Baseline, baseline
 from parediff.calibration.base import LazyCalls
-from parediff.compress import compress, save
+from parediff.compress import CallsOf, compress, save
 from parediff.cost import paired_latency
 from parediff.errors import RequestError
 from parediff.evaluation import Evaluation, evaluate, peak_of
+from parediff.model.classifier import PretrainedClassifier
 from parediff.model.diffusion import DiffusionModel
 from parediff.pictures import sheet
 from parediff.progress import Reporter
@@ -64,7 +66,7 @@ def task(config: DictConfig) -> Outcome:
     report = Reporter(request.folder)
     try:
         request.tracker.start(request.config, request.config["study"], "run", request.id)
-        result = run(request, report)
+        result = _line_of(request)(request, report)
     except WriteError as error:
         return Outcome(request.id, None, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on record; nothing is swallowed
@@ -73,6 +75,15 @@ def task(config: DictConfig) -> Outcome:
         request.tracker.finish()
         report.close()
     return Outcome(request.id, request.folder / records.NAME, result.status)
+
+
+def _line_of(request: Request) -> Callable[[Request, Reporter], Record]:
+    """The line that fits what is compressed."""
+    if isinstance(request.model, PretrainedClassifier):
+        from parediff.classify import classify
+
+        return classify
+    return run
 
 
 def run(request: Request, report: Reporter) -> Record:
@@ -90,7 +101,9 @@ def run(request: Request, report: Reporter) -> Record:
     with stages.time("baseline"):
         reference = _baseline(request, teacher, protocol, report)
     with stages.time("compress"):
-        fired = _compress(request, student, teacher, report)
+        compress_model(
+            request, student, teacher, report, lambda model: LazyCalls(request.calibration, model, request.sampler)
+        )
     with stages.time("sample"):
         report.stage("sample", request.workload.count)
         result = evaluate(
@@ -101,11 +114,12 @@ def run(request: Request, report: Reporter) -> Record:
             reference.images,
             lambda batch: report.advance(len(batch.seeds)),
         )
+    fired = {name: method.fired(student) for name, method in request.methods.items()}  # now it has sampled
     with stages.time("cost"):
         report.stage("cost")
         cost, reference_cost = _costs(request, student, teacher, result, reference)
     record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages)
-    _write(request, record, result)
+    write(request, record, result.shown)
     report.stage("track")
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
     if not request.config["save"]:
@@ -130,7 +144,7 @@ def _baseline(request: Request, teacher: DiffusionModel, protocol: dict[str, Any
     return baseline(teacher, request.workload, request.reference, request.metrics, details, cache, report)
 
 
-def _compress(request: Request, student: DiffusionModel, teacher: DiffusionModel, report: Reporter) -> dict[str, Any]:
+def compress_model(request: Request, student: Any, teacher: Any, report: Reporter, calls_of: CallsOf) -> dict[str, Any]:
     """Apply the methods; what each of them says it did."""
     if not request.methods:
         return {}
@@ -142,9 +156,6 @@ def _compress(request: Request, student: DiffusionModel, teacher: DiffusionModel
         last = "last" if (folder / "checkpoints" / "last.ckpt").exists() else None
         request.trainer.fit(module, folder, data=request.data(), logger=logger_of(request.tracker), ckpt_path=last)
         student.denoiser.to(request.device)
-
-    def calls_of(model: DiffusionModel) -> LazyCalls:
-        return LazyCalls(request.calibration, model, request.sampler)
 
     state = compress(student, teacher, request.methods, calls_of, fit)
     if request.config["save"]:
@@ -196,7 +207,7 @@ def _record(
     stages: Stages,
 ) -> Record:
     return Record(
-        **_asked(request),
+        **asked(request),
         status="finished",
         protocol=fingerprint(protocol),
         protocol_details=protocol,
@@ -211,7 +222,7 @@ def _record(
     )
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def asked(request: Request) -> dict[str, Any]:
     """The part of a record that is known before anything ran."""
     workload, sampler = request.workload, request.sampler
     return {
@@ -227,11 +238,11 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _write(request: Request, record: Record, result: Evaluation) -> None:
+def write(request: Request, record: Record, shown: Tensor) -> None:
     """Config and samples first, the record last: where a record stands, the run is whole."""
     folder = request.folder
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(request.config))))
-    write_atomically(folder / "samples.png", sheet(result.shown))
+    write_atomically(folder / "samples.png", sheet(shown))
     records.write(record, folder)
 
 
@@ -246,7 +257,7 @@ def _failed(request: Request, error: Exception) -> Outcome:
     """The failure on record, its traceback beside it."""
     line = " ".join(str(error).split()) or type(error).__name__
     told = line if isinstance(error, RequestError) else f"{type(error).__name__}: {line}"
-    failure = Record(**_asked(request), status="failed", error=told, protocol="")
+    failure = Record(**asked(request), status="failed", error=told, protocol="")
     try:
         write_atomically(request.folder / "error.txt", "".join(traceback.format_exception(error)))
         path: Path | None = records.write(failure, request.folder)

@@ -13,7 +13,7 @@ from parediff.methods.base import Method
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 from parediff.model.tree import put
-from parediff.quantization.budget import AverageBits, BitOperations, Budget
+from parediff.quantization.budget import AverageBits, BitOperations, Budget, Spent
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul
 from parediff.quantization.noise import NOISES, BitRange
 from parediff.quantization.noisy import products, quantizers
@@ -26,12 +26,17 @@ BIT_OPERATIONS_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Nipq(Method):
-    """Mixed precision by gradient descent; `target_gbops` (of one network evaluation) goes before `target_bits`."""
+    """Mixed precision by gradient descent; `target_gbops` (of one network evaluation) goes before `target_bits`.
+
+    With `uniform_bits` every width is held there, and with `rounding_share` 1 rounding starts at once: the control, LSQ
+    through the boundary, which differs in nothing else.
+    """
 
     emulated: ClassVar[bool] = True
 
     target_bits: float | None
     target_gbops: float | None
+    uniform_bits: int | None
     bits_min: int
     bits_max: int
     bits_start: float
@@ -63,13 +68,21 @@ class Nipq(Method):
         else:
             reachable = f"a number between bits_min ({self.bits_min}) and bits_max ({self.bits_max})"
             require(self.bits_min < self.target_bits < self.bits_max, "target_bits", self.target_bits, reachable)
-        require(0 < self.rounding_share < 1, "rounding_share", self.rounding_share, "a share between 0 and 1")
+        self._check_phases()
         for key in ("budget_strength", "learning_rate", "quantizer_learning_rate"):
             require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
         for key in ("warmup_steps", "weight_decay", "distillation", "shift"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         require(self.norm_batches >= 1, "norm_batches", self.norm_batches, "1 or more")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 to below 1")
+
+    def _check_phases(self) -> None:
+        share, held = self.rounding_share, self.uniform_bits
+        require(held is None or 2 <= held <= 31, "uniform_bits", held, "null, or a whole number from 2 to 31")
+        if held is None:
+            require(0 < share < 1, "rounding_share", share, "a share between 0 and 1")
+        else:
+            require(0 < share <= 1, "rounding_share", share, "a share above 0, up to 1")
 
     def _range(self) -> BitRange:
         return BitRange(self.bits_min, self.bits_max, self.bits_start)
@@ -82,6 +95,7 @@ class Nipq(Method):
             skip=self.skip,
             attention=self.attention,
             image_input=self.image_input,
+            uniform_bits=self.uniform_bits,
         )
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
@@ -89,6 +103,8 @@ class Nipq(Method):
         self._budget(model.denoiser)  # an unreachable target is told before anything is trained
 
     def _budget(self, network: nn.Module) -> Budget:
+        if self.uniform_bits is not None:
+            return Spent(network)
         if self.target_gbops is not None:
             strength = BIT_OPERATIONS_WEIGHT * self.budget_strength
             return BitOperations(network, self.target_gbops, strength=strength, unit=self.budget_unit)

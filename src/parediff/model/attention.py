@@ -28,6 +28,18 @@ class MatmulAttention(nn.Module):
         self.qk = Matmul()
         self.pv = Matmul()
 
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **rest: Any,
+    ) -> Tensor:
+        """diffusers reads this signature to know what it may hand over."""
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **rest)
+
     def forward(
         self,
         attn: Attention,

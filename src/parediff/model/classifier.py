@@ -15,6 +15,7 @@ from torch import nn
 from parediff.errors import RequestError
 from parediff.model.networks import build
 from parediff.model.weights import load_into, load_weights
+from parediff.provenance import file_fingerprint
 
 ASSETS = "assets://"
 
@@ -46,6 +47,16 @@ class PretrainedClassifier:
     @property
     def folder(self) -> Path:
         return classifier_folder(str(self.path))
+
+    def image_shape(self) -> None:
+        """A classifier draws no images."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its answers: the network, and the bytes of its weights."""
+        file = Path(self.checkpoint) if self.checkpoint else self.folder / "model.safetensors" if self.path else None
+        asked = {"name": self.name, "network": self.network, "arguments": dict(self.arguments)}
+        return asked | {"weights": file and file_fingerprint(file)}
 
     def load(self, device: str) -> nn.Module:
         """In eval mode on `device`."""

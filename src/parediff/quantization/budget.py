@@ -36,6 +36,19 @@ class Budget(ABC):
         """What the present integer bits spend, in the target's unit."""
 
 
+class Spent(Budget):
+    """No target: the widths are held."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def penalty(self) -> Tensor:
+        return torch.zeros(())
+
+    def value(self) -> float:
+        return float(bit_operations(self.network).detach()) / 1e9
+
+
 class AverageBits(Budget):
     """lambda SmoothL1(sum_l round(b_l) numel_l, T sum_l numel_l) / unit, for weights and for activations apart."""
 

@@ -26,12 +26,19 @@ Factory = Callable[[], NoiseQuantizer]
 
 
 def install(
-    network: nn.Module, range: BitRange, noise: Noise, *, skip: tuple[str, ...], attention: bool, image_input: bool
+    network: nn.Module,
+    range: BitRange,
+    noise: Noise,
+    *,
+    skip: tuple[str, ...],
+    attention: bool,
+    image_input: bool,
+    uniform_bits: int | None = None,
 ) -> list[str]:
     """Pseudo-quantise every convolution, linear and (with `attention`) product of activations; the paths.
 
     Paths that match a pattern of `skip` stay in full precision, and so does the image that the first layer sees unless
-    `image_input`.
+    `image_input`. With `uniform_bits` all widths are held there.
     """
     if any(isinstance(module, FoldableLayer | QuantizedMatmul) for module in network.modules()):
         raise RequestError(
@@ -39,7 +46,9 @@ def install(
         )
 
     def quantizer() -> NoiseQuantizer:
-        return NoiseQuantizer(range, noise)
+        quantizer = NoiseQuantizer(range, noise)
+        quantizer.fix(uniform_bits or 0)
+        return quantizer
 
     if attention:
         explicit_attention(network)
@@ -142,15 +151,21 @@ def _batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
 def _fill_input(quantizer: NoiseQuantizer, samples: Samples, elements: int) -> None:
     """The boundary with the least squared error at the starting bits, on the kind of grid that the values call for."""
     kind = kind_of(float(samples.low.min()), float(samples.high.max()))
-    bits = int(quantizer.fixed) or round(quantizer.range.start)
-    step, _ = Shrink(PowerError(2.0)).fit(samples, Grid(bits, kind))
-    boundary = step[0] * Grid(bits, kind).high
-    quantizer.fill(_usable(boundary), kind, elements)
+    quantizer.fill(_searched(samples, int(quantizer.fixed) or round(quantizer.range.start), kind), kind, elements)
 
 
 def _fill_weight(layer: NoisyLayer) -> None:
-    weight = layer.weight.detach()
-    layer.weight_quantizer.fill(_usable(weight.abs().amax()), "symmetric", weight.numel())
+    """The largest weight where bits are learned; where they are held, the least squared error at them."""
+    weight, quantizer = layer.weight.detach(), layer.weight_quantizer
+    held = int(quantizer.fixed)
+    boundary = _searched(Samples.of(weight), held, "symmetric") if held else _usable(weight.abs().amax())
+    quantizer.fill(boundary, "symmetric", weight.numel())
+
+
+def _searched(samples: Samples, bits: int, kind: Kind) -> Tensor:
+    grid = Grid(bits, kind)
+    step, _ = Shrink(PowerError(2.0)).fit(samples, grid)
+    return _usable(step[0] * grid.high)
 
 
 def _usable(boundary: Tensor) -> Tensor:

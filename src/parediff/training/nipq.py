@@ -56,8 +56,10 @@ class NoiseTraining(Learner):
 
     @property
     def switch_step(self) -> int:
-        """The first step of phase 2; both phases have at least one."""
+        """The first step of phase 2; both phases have at least one, unless rounding has all of them."""
         steps = int(self.trainer.max_steps)
+        if self.rounding_share == 1:
+            return 0
         return steps - min(max(1, round(self.rounding_share * steps)), steps - 1)
 
     def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
