@@ -33,7 +33,9 @@ class Composer:
         self.primary = primary
         for name, path in experiment_files().items():
             node = yaml.safe_load(path.read_text(encoding="utf-8"))
-            ConfigStore.instance().store(group="experiment", name=name, node=node, package="_global_")
+            *folders, leaf = name.split("/")
+            group = "/".join(["experiment", *folders])
+            ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
         self.loader = ConfigLoaderImpl(create_config_search_path(str(shipped("conf"))))
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
