@@ -96,6 +96,9 @@ class AutoFR(Method):
             seed=self.seed,
         )
 
+    def finalize(self, model: DiffusionModel) -> None:
+        installed(model, "auto_fr").tally.reset()
+
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         hard = self._gates(model).hard()
         keyframes = [[0, *(i + 1 for i, gate in enumerate(row) if gate)] for row in hard.tolist()]

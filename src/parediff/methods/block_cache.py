@@ -45,6 +45,9 @@ class BlockCache(Method):
         changes = relative_changes(model, self._cuts, calls, self.steps)
         self._table(model).fresh.copy_(refreshed(changes, self.threshold))
 
+    def finalize(self, model: DiffusionModel) -> None:
+        installed(model, "block_cache").tally.reset()
+
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         fresh = self._table(model).fresh
         proof = {"blocks": len(fresh), "computed_share": float(fresh.float().mean())}

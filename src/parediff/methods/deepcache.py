@@ -40,6 +40,9 @@ class DeepCache(Method):
     def prepare(self, model: DiffusionModel) -> None:
         install(model, Reuse("deepcache", self._cuts, self._plan))
 
+    def finalize(self, model: DiffusionModel) -> None:
+        installed(model, "deepcache").tally.reset()
+
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         return {"branch": self.branch} | installed(model, "deepcache").tally.shares()
 

@@ -47,6 +47,9 @@ class FRDiff(Method):
     def prepare(self, model: DiffusionModel) -> None:
         install(model, Reuse("frdiff", self._cuts, self._plan))
 
+    def finalize(self, model: DiffusionModel) -> None:
+        installed(model, "frdiff").tally.reset()
+
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         cuts = self._cuts(model.denoiser)
         kinds = sorted({cut.kind for cut in cuts})

@@ -50,6 +50,10 @@ class Tally:
     jump: int = 0
     forced: int = 0
 
+    def reset(self) -> None:
+        """Forget what calibration did; what counts is the finished model's runs."""
+        self.full = self.reuse = self.jump = self.forced = 0
+
     def shares(self) -> dict[str, float | int]:
         total = self.full + self.reuse + self.jump + self.forced
         counts: dict[str, float | int] = {"full": self.full + self.forced, "reuse": self.reuse, "jump": self.jump}
