@@ -1,4 +1,4 @@
-"""Calibration data: what is recorded, from where, in how much memory (P1 to P3, P7 of ptq4dm.md; X10 of quantization.md)."""
+"""Calibration data: what is recorded, from where, in how much memory (P1 to P3, P7 of ptq4dm.md; X10)."""
 
 from __future__ import annotations
 
@@ -134,18 +134,25 @@ def test_uniform_keeps_evenly_spaced_steps_of_the_sampler() -> None:
     assert [call.step for call in calls] == [0, 4, 8, 12, 16]
 
 
+def test_trajectories_may_have_another_number_of_steps_than_the_run() -> None:
+    source = dataclasses.replace(Uniform(SEED, 2, 2, 20), sampler_steps=20)
+    assert len(list(source.record(tiny.unconditional_model(), tiny.DDIM))) == 20
+
+
 def test_both_branches_of_guidance_are_recorded() -> None:
     model = tiny.class_model(guidance_scale=2.0)
     for call in NDTC(SEED, 4, 4, 0.4, 0.4).record(model, tiny.DDIM):
         conditional, unconditional = call.cond["class_labels"].chunk(2)
-        assert bool((unconditional == model.null_class).all()) and bool((conditional < 3).all())
+        assert bool((unconditional == model.null_class).all())
+        assert bool((conditional < 3).all())
         assert torch.equal(call.x.chunk(2)[0], call.x.chunk(2)[1])
 
 
 def test_prompts_are_given_to_text_models() -> None:
     source = dataclasses.replace(Uniform(SEED, 2, 2, 2), conditions=("a cat", "a dog"))
     calls = list(LazyCalls(source, tiny.text_model(guidance_scale=3.0), tiny.DDIM))
-    assert len(calls) == 2 and calls[0].cond["encoder_hidden_states"].shape[0] == 4
+    assert len(calls) == 2
+    assert calls[0].cond["encoder_hidden_states"].shape[0] == 4
 
 
 def test_a_stored_call_comes_back_bit_by_bit() -> None:
@@ -154,8 +161,11 @@ def test_a_stored_call_comes_back_bit_by_bit() -> None:
     store.append(call)
     store.append(call)
     (back, second) = list(store)
-    assert torch.equal(back.x, call.x) and torch.equal(back.t, call.t) and back.step == second.step == 7
-    assert torch.equal(back.cond["nested"]["b"], half) and back.cond["nested"]["c"] == 1.5
+    assert torch.equal(back.x, call.x)
+    assert torch.equal(back.t, call.t)
+    assert back.step == second.step == 7
+    assert torch.equal(back.cond["nested"]["b"], half)
+    assert back.cond["nested"]["c"] == 1.5
     assert back.cond["a"].dtype == torch.float16
     assert store.size_bytes == call.x.numel() * 4 + 2 * 8 + half.numel() * 2
 
@@ -188,6 +198,10 @@ def test_a_trajectory_is_recorded_lazily_batch_by_batch() -> None:
     assert sum(drawn) == 2 * tiny.DDIM.steps
 
 
+def recorded(source: CalibrationSource) -> list[Call]:
+    return list(source.record(tiny.unconditional_model(), tiny.DDIM))
+
+
 @pytest.mark.parametrize(
     ("build", "key"),
     [
@@ -198,7 +212,7 @@ def test_a_trajectory_is_recorded_lazily_batch_by_batch() -> None:
         (lambda: NDTC(0, 1, 1, 0.4, -1.0), "std"),
         (lambda: SingleStep(0, 1, 1, -1), "step"),
         (lambda: RealData(0, 0, 1, 1, None), "count"),
-        (lambda: list(SingleStep(0, 1, 1, 9).record(tiny.unconditional_model(), tiny.DDIM)), "calibration.step"),
+        (lambda: recorded(SingleStep(0, 1, 1, 9)), "calibration.step"),
         (
             lambda: list(RealData(0, 9999, 1, 1, Gaussian()).record(tiny.unconditional_model(), tiny.DDIM)),
             "calibration.count",

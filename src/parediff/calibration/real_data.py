@@ -71,7 +71,7 @@ class RealData(CalibrationSource):
             raise RequestError(
                 "calibration",
                 "real_data",
-                f"images of shape {model.sample_shape} without prompts; uniform always works",
+                f"a model of {self.data.image_shape} images without prompts",
             )
         if len(self.data.train) < self.count:
             raise RequestError("calibration.count", self.count, f"at most the {len(self.data.train)} training images")

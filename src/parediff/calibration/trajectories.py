@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,13 +23,14 @@ class Trajectories(CalibrationSource, ABC):
     """`count` images drawn by the model from `first_seed` on, `batch_size` at a time; some of their calls are kept.
 
     With classifier-free guidance a call holds both branches of every image, so both are kept. `conditions` are as of a
-    workload.
+    workload. `sampler_steps`: drawn in so many steps, where that is not how the compressed model will be sampled.
     """
 
     first_seed: int
     count: int
     batch_size: int
     conditions: tuple[int | str, ...] | str | None = field(default=None, kw_only=True)
+    sampler_steps: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +43,7 @@ class Trajectories(CalibrationSource, ABC):
         return range(self.first_seed, self.first_seed + self.count)
 
     def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
+        sampler = sampler if self.sampler_steps is None else replace(sampler, steps=self.sampler_steps)
         workload = Workload(self.first_seed, self.count, self.batch_size, conditions=self.conditions)
         for seeds, given in workload.batches():
             with recording(model) as recorded:

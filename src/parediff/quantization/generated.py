@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +38,7 @@ class Generated(StepSource):
         self._context = (context,)  # the denoiser's child, not ours: copied with the denoiser
         self.dropout = dropout
         widths = (context.channels, WIDTH, WIDTH, WIDTH)
-        self.hidden = nn.ModuleList(_linear(a, b, generator) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(_linear(a, b, generator) for a, b in pairwise(widths))
         self.last = _linear(WIDTH, 1, generator)
         with torch.no_grad():
             self.last.weight.mul_(LAST_WEIGHT_SCALE)
@@ -84,9 +87,9 @@ class Generated(StepSource):
         distinct, where = self.context.t.unique(return_inverse=True)
         return self.steps_at(distinct)[where]
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.table = None
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.generated import Generated
 from parediff.quantization.grid import Grid
 from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.search import PowerError, Search, scores_of
+from parediff.quantization.search import BLOCK, Search
 from parediff.quantization.time_context import embedding_of
 from parediff.quantization.timed_samples import TimedSamples
 
@@ -89,12 +90,22 @@ class GeneratorFit:
         factors = torch.logspace(0, 1, CANDIDATES, base=HIGHEST / LOWEST) * LOWEST
         rows = []
         for grid, seen, start in zip(grids, samples, starts, strict=True):
-            energy = torch.stack([seen.at(t).values.square().mean() for t in seen.t.unique()])
+            parts = [seen.at(t).values for t in seen.t.unique()]
+            energy = torch.stack([part.square().mean() for part in parts])
             scale = energy.clamp_min(1e-6 * float(energy.mean())) if self.relative else energy.mean()
-            steps = factors.to(start)[:, None] * start
-            errors = [scores_of(seen.at(t).values, steps, None, grid, PowerError())[:, 0] for t in seen.t.unique()]
-            rows.append(torch.stack(errors) / scale.clamp_min(1e-20).reshape(-1, 1))
+            errors = torch.stack([_errors(part, factors.to(start) * start, grid) for part in parts])
+            rows.append(errors / scale.clamp_min(1e-20).reshape(-1, 1))
         return ErrorCurves(torch.stack(rows), torch.stack(list(starts)) * LOWEST)
+
+
+@torch.no_grad()
+def _errors(values: Tensor, steps: Tensor, grid: Grid) -> Tensor:
+    """[candidates]: mean |q(values; step) - values|^2, some candidates at a time."""
+    found = []
+    for part in steps.split(max(1, BLOCK // values.shape[1])):
+        rounded = fake_quantize(values.expand(len(part), -1), part[:, None], None, grid)
+        found.append((rounded - values).square().mean(dim=1))
+    return torch.cat(found)
 
 
 class Stack:
@@ -122,11 +133,6 @@ class Stack:
                 layer.weight.copy_(self.weights[place][row])
                 layer.bias.copy_(self.biases[place][row, 0])
             source.table = None
-
-
-def fit_by_name(fit: GeneratorFit, quantizers: Mapping[str, Quantizer], samples: Mapping[str, TimedSamples]) -> None:
-    """Fit the quantisers whose samples have the same names."""
-    fit.fit(list(quantizers.values()), [samples[name] for name in quantizers])
 
 
 def _stacked(tensors: Sequence[Tensor | nn.Parameter]) -> Tensor:

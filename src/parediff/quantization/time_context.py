@@ -24,7 +24,7 @@ def embedding_of(t: Tensor, channels: int) -> Tensor:
 
 
 class TimeContext(nn.Module):
-    """One per denoiser, as its child `time_context`: t [B] of the call under way, and the steps that tables are made for.
+    """One per denoiser, as its child `time_context`: t [B] of the call under way, and the steps that tables hold.
 
     `steps` [capacity] holds the tabulated time steps in ascending order, then -1. It is filled in `calibrate`.
     The call's t arrives where time enters the network, so wrappers, replays and training all pass through here.
@@ -74,11 +74,13 @@ class TimeContext(nn.Module):
         self.steps[: len(distinct)] = distinct
 
     def look_up(self, table: Tensor) -> Tensor:
-        """table [K] at the call's time steps: [B]."""
+        """table [K, ...] at the call's time steps: [B, ...]."""
         if self._places is None:
             self._places = self._find(self.t.to(self.steps))
         below, above, share = self._places
-        return torch.lerp(table[below], table[above], share) if self.interpolate else table[below]
+        if not self.interpolate:
+            return table[below]
+        return torch.lerp(table[below], table[above], share.reshape(-1, *[1] * (table.ndim - 1)))
 
     def _find(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(index of the step at or below, index at or above, how far in between); beyond the ends, the end."""
@@ -109,7 +111,7 @@ class UnknownStep(ValueError):
         self.t = t
         super().__init__(
             f"time step {t:g} is not among the {len(known)} tabulated ones ({known[0]:g} to {known[-1]:g}): "
-            "calibrate on every step of the sampler, tabulate again for this sampler, or ask for unseen_steps=interpolate"
+            "calibrate on every step of the sampler, tabulate again for it, or ask for unseen_steps=interpolate"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
+from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.samples import Samples
 from parediff.quantization.time_context import TimeContext
@@ -128,3 +129,10 @@ def observed(
         for name, quantizer in quantizers.items():
             stack.callback(quantizer.register_forward_pre_hook(recorder(reservoirs[name])).remove)
         yield
+
+
+def statistics_step(samples: TimedSamples, grid: Grid) -> Tensor:
+    """The paper's first step: (mu + 3 sigma) / N, or (mu + 16 sigma) / (L - 1) after SiLU; means over all tensors."""
+    sigmas = 16.0 if grid.offset else 3.0
+    mean, spread = samples.values.mean(), samples.spread.mean()
+    return ((mean + sigmas * spread) / grid.high).clamp_min(SMALLEST_STEP)

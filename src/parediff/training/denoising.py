@@ -32,8 +32,12 @@ class Denoising(Learner):
         noisy = self.scheduler.add_noise(images, noise, t)
         cond = {"class_labels": labels} if self.conditional else {}
         predicted = self.network(noisy, t, return_dict=False, **cond)[0]
-        errors = (predicted - self.target(images, noise, t)).square().flatten(1).mean(1)
+        errors = self.errors(predicted, self.target(images, noise, t)).flatten(1).mean(1)
         return (self.weights(t) * errors).mean()
+
+    def errors(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Elementwise."""
+        return (predicted - wanted).square()
 
     def target(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         kind = self.scheduler.config.prediction_type

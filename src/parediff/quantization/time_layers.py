@@ -1,0 +1,47 @@
+"""Layers that depend on the time step only, computed once per sampler step (tdq.md, section 2.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parediff.errors import RequestError
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.tree import named, put
+from parediff.quantization.time_context import TimeContext, time_context_of
+
+PROJECTION = "time_emb_proj"
+
+
+class CachedProjection(nn.Module):
+    """A residual block's time projection as a table over the context's steps; its argument is not looked at."""
+
+    table: Tensor
+
+    def __init__(self, context: TimeContext, table: Tensor) -> None:
+        super().__init__()
+        self._context = (context,)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[B, channels]."""
+        rows = self._context[0].look_up(self.table)
+        return rows.expand(len(embedding), -1).to(embedding.dtype)
+
+
+@torch.no_grad()
+def cache_time_layers(model: DiffusionModel) -> list[str]:
+    """Replace every time projection by its table; the paths. Raises where the embedding holds more than time."""
+    denoiser: Any = model.denoiser
+    extra = [name for name in ("class_embedding", "add_embedding") if getattr(denoiser, name, None) is not None]
+    found = list(named(denoiser, lambda path, _: path.rpartition(".")[2] == PROJECTION))
+    if extra or not found or not hasattr(denoiser, "time_embedding"):
+        raise RequestError("time_layers", "cached", f"computed is accepted: {model.name}'s embedding is not of t alone")
+    context = time_context_of(denoiser)
+    features = [denoiser.time_embedding(denoiser.time_proj(t).to(model.dtype)) for t in context.known.reshape(-1, 1)]
+    activated = nn.functional.silu(torch.cat(features))
+    for path, projection in found:
+        put(denoiser, path, CachedProjection(context, projection(activated)))
+    return [path for path, _ in found]

@@ -1,0 +1,68 @@
+"""Training a quantised denoiser: LSQ and TDQ (tdq.md, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from parediff.quantization.generated import Generated
+from parediff.quantization.recipe import Recipe
+from parediff.quantization.sources import Learned
+from parediff.training.base import warmed_cosine
+from parediff.training.denoising import Denoising
+
+
+class QuantizationAware(Denoising):
+    """The loss of denoising through the rounding; weights, steps and step generators learn together, and are averaged.
+
+    Three groups: static steps, slowly and without decay; generators; everything else.
+    """
+
+    def __init__(self, network: nn.Module, scheduler: Any, recipe: Recipe, *, seed: int) -> None:
+        network.requires_grad_(True).train()
+        super().__init__(
+            network,
+            scheduler,
+            snr_gamma=None,
+            learning_rate=recipe.learning_rate,
+            warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            ema_decay=recipe.ema_decay,
+            seed=seed,
+        )
+        self.recipe = recipe
+
+    def errors(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        difference = predicted - wanted
+        return difference.abs() if self.recipe.loss == "l1" else difference.square()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        kinds: dict[str, list[nn.Parameter]] = {"steps": [], "generators": [], "others": []}
+        place: dict[int, str] = {}
+        for module in self.network.modules():
+            kind = "steps" if isinstance(module, Learned) else "generators" if isinstance(module, Generated) else None
+            if kind is not None:
+                place.update({id(parameter): kind for parameter in module.parameters()})
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                kinds[place.get(id(parameter), "others")].append(parameter)
+        rate, decay = self.learning_rate, self.weight_decay
+        groups = [
+            {"params": kinds["steps"], "lr": rate * self.recipe.step_rate, "weight_decay": 0.0},
+            {"params": kinds["generators"], "lr": rate, "weight_decay": decay},
+            {"params": kinds["others"], "lr": rate, "weight_decay": decay},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, foreach=True)
+        total, warmup = int(self.trainer.max_steps), self.warmup_steps
+        constant = self.recipe.schedule == "constant"
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / max(1, warmup)) if constant else warmed_cosine(step, warmup, total)
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

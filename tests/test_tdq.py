@@ -1,0 +1,419 @@
+"""TDQ's generator, grids, fit, tables and training: T1 to T17 of tdq.md."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+import tiny
+from parediff.calibration.base import LazyCalls
+from parediff.calibration.uniform import Uniform
+from parediff.compress import compress, restore
+from parediff.configuration import Composer
+from parediff.errors import RequestError
+from parediff.methods.tdq import Tdq
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.sampler import Sampler
+from parediff.quantization.arithmetic import fake_quantize
+from parediff.quantization.generated import Generated, inverse_softplus
+from parediff.quantization.generator_fit import GeneratorFit
+from parediff.quantization.grid import SILU_MINIMUM, Grid
+from parediff.quantization.intervals import BehindDropout, activation_quantizers
+from parediff.quantization.quantizer import Quantizer
+from parediff.quantization.search import search_named
+from parediff.quantization.sources import Static
+from parediff.quantization.time_context import TimeContext, UnknownStep, embedding_of, time_context_of
+from parediff.quantization.time_layers import cache_time_layers
+from parediff.quantization.timed import executed_steps, tabulate
+from parediff.quantization.timed_samples import TimedSamples
+from parediff.request import construct
+
+CALIBRATION = Uniform(10**9, 4, 4, 5)
+MODELS = {
+    "unet": tiny.unconditional_model,
+    "class": lambda: tiny.class_model(guidance_scale=2.0),
+    "dit": lambda: tiny.dit_model(guidance_scale=2.0),
+    "text": lambda: tiny.text_model(guidance_scale=3.0),
+}
+
+
+def method(**changes: object) -> Tdq:
+    overrides = [f"methods.tdq.{key}={'null' if value is None else value}" for key, value in changes.items()]
+    config = Composer("config").compose(
+        ["method=[tdq]", "methods.tdq.iterations=40", "methods.tdq.values=4096", "sampler.steps=5", *overrides]
+    )
+    return construct(config.methods.tdq, "methods.tdq")
+
+
+def fitted(model: DiffusionModel, tdq: Tdq, sampler: Sampler = tiny.DDIM) -> dict[str, Tensor]:
+    """Compress in place; the state before finalize."""
+    return compress(model, model.copy(), {"tdq": tdq}, lambda m: LazyCalls(_source(m), m, sampler), lambda *_: None)
+
+
+def _source(model: DiffusionModel) -> Uniform:
+    if model.conditioning != "text":
+        return CALIBRATION
+    return Uniform(10**9, 4, 4, 5, conditions=("a cat", "a dog"))
+
+
+def _draw(model: DiffusionModel, sampler: Sampler = tiny.DDIM) -> Tensor:
+    conditions = ["a cat", "a dog"] if model.conditioning == "text" else model.conditions_for((3, 4))
+    return model.generate((3, 4), conditions, sampler)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def tabulated(request: pytest.FixtureRequest) -> DiffusionModel:
+    model = MODELS[request.param]()
+    fitted(model, method())
+    return model
+
+
+def sources(model: DiffusionModel) -> list[Generated]:
+    return [module for module in model.denoiser.modules() if isinstance(module, Generated)]
+
+
+def with_generators(model: DiffusionModel) -> DiffusionModel:
+    """A copy that runs its generators at every call."""
+    twin = model.copy()
+    for source in sources(twin):
+        source.table = None
+    return twin
+
+
+def context(channels: int = 16, *, interpolate: bool = False) -> TimeContext:
+    return TimeContext(1000, channels, interpolate=interpolate)
+
+
+def generator(channels: int = 16, seed: int = 0) -> Generated:
+    made = Generated(context(channels), dropout=0.2, generator=torch.Generator().manual_seed(seed))
+    return made.eval()
+
+
+def test_t1_tabulated_steps_are_the_generated_ones_for_every_layer_and_step(tabulated: DiffusionModel) -> None:
+    known = time_context_of(tabulated.denoiser).known
+    assert known.tolist() == executed_steps(tabulated, tiny.DDIM).tolist()
+    twins = sources(with_generators(tabulated))
+    assert len(twins) > 5
+    for source, running in zip(sources(tabulated), twins, strict=True):
+        for place, t in enumerate(known):
+            running.context.enter(t.expand(3))
+            with torch.no_grad():
+                assert torch.equal(running(torch.zeros(3, 2)).flatten(), source.table[place].expand(3))
+
+
+def test_t2_sampling_with_the_table_equals_sampling_with_generators(tabulated: DiffusionModel) -> None:
+    images = _draw(tabulated)
+    assert torch.equal(images, _draw(with_generators(tabulated)))
+    assert bool((images - _draw(tabulated)).abs().max() == 0)
+
+
+def test_t3_with_a_zeroed_last_weight_it_is_static_quantisation() -> None:
+    model = tiny.unconditional_model()
+    fitted(model, method())
+    static = model.copy()
+    for source in sources(model):
+        with torch.no_grad():
+            source.last.weight.zero_()
+            source.fill(torch.tensor(0.21), None)
+        source.tabulate()
+        assert torch.allclose(source.table, torch.tensor(0.21), atol=1e-6)
+    for quantizer in activation_quantizers(static.denoiser).values():
+        quantizer.source = Static(None, zero_point=False)
+        quantizer.source.fill(torch.tensor(0.21), None)
+    assert torch.allclose(_draw(model), _draw(static), atol=1e-6)
+
+
+def test_t4_softplus_is_inverted_from_tiny_to_large_steps() -> None:
+    steps = torch.logspace(-6, 2, 200, dtype=torch.float64)
+    assert torch.allclose(nn.functional.softplus(inverse_softplus(steps)), steps, rtol=1e-5)
+    source = generator()
+    with torch.no_grad():
+        source.last.weight.zero_()
+    for step in (1e-6, 1e-3, 1.0, 100.0):
+        source.fill(torch.tensor(step), None)
+        assert float(source.steps_at(torch.tensor([5.0]))) == pytest.approx(step, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_t5_steps_are_positive_for_every_time_step(seed: int) -> None:
+    source = generator(seed=seed)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.copy_(3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+        steps = source.steps_of(embedding_of(torch.arange(1000), 16))
+    assert bool((steps > 0).all())
+
+
+def test_t6_a_sample_does_not_depend_on_the_other_time_steps_in_its_batch() -> None:
+    source = generator()
+    quantizer = Quantizer(Grid(4), source=source)
+    quantizer.fill(torch.tensor(0.3))
+    x, t = torch.randn(5, 2, 4, 4), torch.tensor([0, 999, 10, 10, 500])
+    with torch.no_grad():
+        source.context.enter(t)
+        together = quantizer(x)
+        for row in range(5):
+            source.context.enter(t[row : row + 1])
+            assert torch.equal(quantizer(x[row : row + 1])[0], together[row])
+
+
+def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
+    """One element inside (r(v) - v), one clipped high (N), one clipped low (-N), through softplus: sigmoid(c4)."""
+    source = generator()
+    with torch.no_grad():
+        source.last.weight.zero_()
+    quantizer = Quantizer(Grid(4, "narrow"), source=source)
+    quantizer.fill(torch.tensor(0.5))
+    source.context.enter(torch.tensor([7]))
+    x, upstream = torch.tensor([[0.6, 100.0, -100.0]]), torch.tensor([[2.0, 3.0, 5.0]])
+    (quantizer(x) * upstream).sum().backward()
+    by_hand = 2.0 * (1 - 1.2) + 3.0 * 6 + 5.0 * -6
+    slope = torch.sigmoid(source.last.bias.detach())
+    assert float(source.last.bias.grad) == pytest.approx(by_hand * float(slope), abs=1e-5)
+
+
+def spreading(steps: int = 100, *, rows: int = 8, width: int = 2048) -> TimedSamples:
+    """A(t) ~ N(0, sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
+    t = torch.linspace(0, 999, steps).round().repeat_interleave(rows)
+    draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0))
+    values = draws * sigma(t)[:, None]
+    return TimedSamples(t, values, values.amin(1), values.amax(1), values.std(1))
+
+
+def sigma(t: Tensor) -> Tensor:
+    return 0.5 + t / 1000
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["relative", "absolute"])
+def fit_to_spread(request: pytest.FixtureRequest) -> tuple[bool, Generated]:
+    source = Generated(context(128), dropout=0.2, generator=torch.Generator().manual_seed(0)).eval()
+    quantizer = Quantizer(Grid(4), source=source)
+    GeneratorFit(search_named("mse"), 500, 1e-3, request.param).fit([quantizer], [spreading()])
+    return request.param, source
+
+
+def test_t8_the_fitted_step_follows_the_spread(fit_to_spread: tuple[bool, Generated]) -> None:
+    t = torch.linspace(0, 999, 100).round()
+    ratio = fit_to_spread[1].steps_at(t) / sigma(t)
+    assert torch.allclose(ratio, torch.full_like(ratio, 0.3534), rtol=0.05)
+    assert float(ratio.mean()) == pytest.approx(0.3534, rel=0.02)
+
+
+def test_t9_it_comes_within_five_percent_of_the_best_step_at_each_time(fit_to_spread: tuple[bool, Generated]) -> None:
+    relative, source = fit_to_spread
+    held_out = torch.randn(100, 20000, generator=torch.Generator().manual_seed(1))
+    t = torch.linspace(0, 999, 100).round()
+    values, grid = held_out * sigma(t)[:, None], Grid(4)
+
+    def error(steps: Tensor) -> float:
+        squares = (fake_quantize(values, steps[:, None], None, grid) - values).square().mean(1)
+        return float((squares / sigma(t).square() if relative else squares).mean())
+
+    best_static = min(error(torch.full((100,), step)) for step in torch.linspace(0.3, 0.5, 41).tolist())
+    expected_static, expected = (0.02065, 0.012889) if relative else (0.01910, 0.01397)
+    assert best_static == pytest.approx(expected_static, rel=0.05)
+    assert error(source.steps_at(t)) <= 1.05 * expected
+
+
+@pytest.mark.parametrize(("kind", "last"), [("shifted", 15), ("shifted_narrow", 14)])
+def test_t10_silus_minimum_is_code_zero_and_the_last_code_follows_the_grid(kind: str, last: int) -> None:
+    quantizer = Quantizer(Grid(4, kind))
+    quantizer.fill(torch.tensor(0.2))
+    codes = quantizer.quantize_integer(torch.tensor([SILU_MINIMUM, 1e6]))
+    assert codes.integers.tolist() == [0, last]
+    out = float(quantizer(torch.tensor([SILU_MINIMUM]))[0])
+    assert abs(out - SILU_MINIMUM) <= 2**-25
+
+
+def test_t11_behind_a_dropout_the_smallest_value_grows_with_what_is_kept() -> None:
+    quantizer = Quantizer(Grid(4, "shifted"))
+    quantizer.fill(torch.tensor(0.2))
+    behind, x = BehindDropout(quantizer, 0.1), torch.full((1, 8), -50.0)
+    assert torch.allclose(behind.train()(x), torch.tensor(SILU_MINIMUM / 0.9), atol=1e-6)
+    assert torch.allclose(behind.eval()(x), torch.tensor(SILU_MINIMUM), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("narrow", 13), ("symmetric", 15)])
+def test_t12_four_bits_have_thirteen_levels_on_the_narrow_grid_and_fifteen_on_the_full_one(
+    kind: str, levels: int
+) -> None:
+    quantizer = Quantizer(Grid(4, kind), source=generator())
+    quantizer.fill(torch.tensor(0.3))
+    quantizer.source.context.enter(torch.tensor([3]))
+    with torch.no_grad():
+        assert len(quantizer(torch.linspace(-9, 9, 5000)[None]).unique()) == levels
+
+
+@pytest.mark.parametrize("channels", [16, 33, 128])
+def test_t13_the_embedding_is_diffusers_own(channels: int) -> None:
+    t = torch.tensor([0, 1, 500, 999])
+    theirs = get_timestep_embedding(t, channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    assert torch.allclose(embedding_of(t, channels), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["unet", "text"])
+def test_t14_cached_time_projections_change_nothing(name: str) -> None:
+    model = MODELS[name]()
+    fitted(model, method())
+    cached = model.copy()
+    assert cache_time_layers(cached)
+    call = next(iter(_source(model).record(model, tiny.DDIM)))
+    plain, other = (m.predict(call.x, call.t, call.cond) for m in (model, cached))
+    assert torch.allclose(plain, other, atol=1e-6)
+
+
+def test_t14_an_embedding_of_more_than_time_is_not_cached() -> None:
+    model = tiny.class_model()
+    with pytest.raises(RequestError, match="time_layers"):
+        fitted(model, method(time_layers="cached"))
+
+
+def test_t16_at_32_bits_nothing_changes_and_no_generator_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for build in MODELS.values():
+        model = build()
+        plain = _draw(model)
+        fitted(model, method(weight_bits=32, activation_bits=32))
+        with monkeypatch.context() as patched:
+            patched.setattr(Generated, "steps_of", lambda *_: pytest.fail("a generator ran"))
+            assert torch.equal(_draw(model), plain)
+
+
+def test_t17_an_unseen_step_is_refused_or_interpolated() -> None:
+    place, table = context(), torch.tensor([1.0, 2.0, 4.0])
+    place.remember(torch.tensor([100.0, 300, 500]))
+    place.enter(torch.tensor([300, 200]))
+    with pytest.raises(UnknownStep, match="200"):
+        place.look_up(table)
+    place = context(interpolate=True)
+    place.remember(torch.tensor([100.0, 300, 500]))
+    place.enter(torch.tensor([300, 200, 450, 50, 999]))
+    assert place.look_up(table).tolist() == [2.0, 1.5, 3.5, 1.0, 4.0]
+
+
+def test_t17_sampling_at_another_step_count_is_refused_until_it_is_tabulated_again() -> None:
+    model, seven = tiny.unconditional_model(), Sampler("ddim", "DDIMScheduler", 7)
+    state = fitted(model, method())
+    with pytest.raises(UnknownStep):
+        _draw(model, seven)
+    tabulate(model, executed_steps(model, seven))
+    again = _draw(model, seven)
+    other = tiny.unconditional_model()
+    restore(other, {"tdq": dataclasses.replace(method(), sampler=seven)}, state)
+    assert torch.equal(_draw(other, seven), again)
+    between = tiny.unconditional_model()
+    restore(between, {"tdq": method(unseen_steps="interpolate")}, state)
+    assert torch.isfinite(_draw(between, seven)).all()
+
+
+def test_two_models_and_copies_keep_their_time_apart() -> None:
+    model = tiny.unconditional_model()
+    fitted(model, method())
+    twin = with_generators(model)
+    assert sources(twin)[0].context is time_context_of(twin.denoiser)
+    assert sources(twin)[0].context is not time_context_of(model.denoiser)
+    call = next(iter(CALIBRATION.record(model, tiny.DDIM)))
+    expected = model.predict(call.x, call.t, call.cond)
+    twin.predict(call.x, call.t - 1, call.cond)
+    assert torch.equal(model.predict(call.x, call.t, call.cond), expected)
+    assert copy.deepcopy(model.denoiser).time_context is not model.denoiser.time_context
+
+
+def test_calibration_that_holds_nan_or_nothing_is_refused() -> None:
+    model = tiny.unconditional_model()
+    tdq = method()
+    tdq.prepare(model)
+    with pytest.raises(ValueError, match="not a single calibration call"):
+        tdq.calibrate(model, [])
+    call = next(iter(CALIBRATION.record(model, tiny.DDIM)))
+    spoilt = type(call)(call.x * float("nan"), call.t, call.cond, call.step)
+    with pytest.raises(ValueError, match="NaN"):
+        tdq.calibrate(model, [spoilt])
+
+
+def test_a_model_without_a_layer_to_quantise_is_refused() -> None:
+    model = tiny.unconditional_model()
+    with pytest.raises(ValueError, match="nothing to quantise"):
+        method(skip="[.]").prepare(model)
+    with pytest.raises(ValueError, match="no module's path"):
+        method(skip="[nonsense]").prepare(tiny.unconditional_model())
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"weight_bits": 1}, "weight_bits"),
+        ({"activation_bits": 33}, "activation_bits"),
+        ({"activation_bits": 2, "grid": "narrow"}, "activation_bits"),
+        ({"mode": "pqt"}, "mode"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"training_recipe.learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_a_wrong_request_names_its_key(changes: dict[str, object], key: str) -> None:
+    with pytest.raises(RequestError, match=key):
+        method(**changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, dict[str, Tensor], Tdq, object]:
+    """A few steps of QAT through Lightning."""
+    overrides = ["trainer.max_steps=6", "trainer.progress=false", "trainer.checkpoint_every=0", "data.batch_size=8"]
+    config = Composer("config").compose(overrides)
+    trainer, data = construct(config.trainer, "trainer"), construct(config.data, "data")
+    model, tdq, learners = tiny.unconditional_model(), method(mode="qat"), []
+
+    def fit(name: str, learner: object) -> None:
+        learners.append(learner)
+        trainer.fit(learner, tmp_path_factory.mktemp(name), data=data)
+
+    calls = LazyCalls(CALIBRATION, model, tiny.DDIM)
+    state = compress(model, model.copy(), {"tdq": tdq}, lambda _: calls, fit)
+    return model, state, tdq, learners[0]
+
+
+def test_t15_what_is_sampled_is_the_average(trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object]) -> None:
+    model, state, _, learner = trained
+    average = learner.ema.state()
+    assert all(torch.equal(state[name], average[name]) for name in state)
+    images = _draw(model)
+    with torch.no_grad():
+        for name, parameter in model.denoiser.named_parameters():
+            if ".hidden." in name or ".last." in name:
+                parameter.add_(1.0)
+    assert torch.equal(_draw(model), images)
+
+
+def test_training_moves_generators_weights_and_weight_steps(
+    trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object],
+) -> None:
+    _, state, tdq, learner = trained
+    before = tiny.unconditional_model()
+    tdq.prepare(before)
+    start = before.denoiser.state_dict()
+    for ending in ("source.hidden.0.weight", "source.last.bias", "weight_quantizer.source.raw", "layer.weight"):
+        moved = [name for name in state if name.endswith(ending)]
+        assert moved
+        assert all(not torch.equal(state[name], start[name]) for name in moved)
+    rates = [group["lr"] / group["initial_lr"] for group in learner.optimizers().param_groups]
+    assert len(rates) == 3
+    first, second, third = (group["initial_lr"] for group in learner.optimizers().param_groups)
+    assert first == pytest.approx(second / 10) == pytest.approx(third / 10)
+    assert [group["weight_decay"] for group in learner.optimizers().param_groups] == [0.0, 0.01, 0.01]
+
+
+def test_a_trained_model_is_restored_from_its_file(
+    trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object], tmp_path: Path
+) -> None:
+    from parediff.compress import load_state, save
+
+    _, state, tdq, _ = trained
+    first, second = tiny.unconditional_model(), tiny.unconditional_model()
+    restore(first, {"tdq": tdq}, state)
+    restore(second, {"tdq": tdq}, load_state(save(state, tmp_path)))
+    assert torch.equal(_draw(first), _draw(second))
