@@ -279,7 +279,7 @@ def test_a_point_on_top_of_the_line_gains_nothing() -> None:
 
 
 def test_a_difference_within_two_errors_or_without_any_is_not_called_one() -> None:
-    assert gain_of(point(100, 18, error=0.1)).verdict == "unclear"
+    assert gain_of(point(100, 17, error=0.1)).verdict == "unclear"  # 3 ± 1.97
     assert gain_of(point(100, 1)).verdict == "unclear"
     assert gain_of(point(100, 40, error=0.01)).verdict == "worse"
 

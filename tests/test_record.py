@@ -174,7 +174,8 @@ def test_a_copied_run_counts_once_and_is_named(tmp_path: Path) -> None:
 
 def test_a_link_back_up_does_not_trap_the_search(tmp_path: Path) -> None:
     write(FULL, tmp_path / "a")
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    for name in ("up", "also_up"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
     assert len(find([tmp_path]).records) == 1
 
 

@@ -48,6 +48,5 @@ def _volume(costs: list[tuple[float, ...]], bound: tuple[float, ...]) -> float:
     ends = [*(cost[-1] for cost in ordered[1:]), bound[-1]]
     total = 0.0
     for index, (cost, end) in enumerate(zip(ordered, ends, strict=True)):
-        if end > cost[-1]:
-            total += (end - cost[-1]) * _volume([other[:-1] for other in ordered[: index + 1]], bound[:-1])
+        total += (end - cost[-1]) * _volume([other[:-1] for other in ordered[: index + 1]], bound[:-1])
     return total
