@@ -20,16 +20,23 @@ from parediff.reuse.prediction import from_noise, kind_of, to_noise
 
 @dataclass
 class Tally:
-    """Estimates over all runs: taken, those that were not all gated away, and the sum of their mean magnitudes."""
+    """Estimates over all runs: how many were taken, how many not gated away in full, and their means at each step."""
 
     taken: int = 0
     passed: int = 0
-    magnitude: float = 0.0
+    sums: dict[int, tuple[float, int]] = field(default_factory=dict)
 
-    def add(self, bias: Tensor) -> None:
+    def add(self, step: int, bias: Tensor) -> None:
         self.taken += 1
         self.passed += bool(bias.any())
-        self.magnitude += float(bias.abs().mean())
+        total, count = self.sums.get(step, (0.0, 0))
+        self.sums[step] = total + float(bias.mean()), count + 1
+
+    def proof(self) -> dict[str, Any]:
+        """Counts, and the mean q at each step at which one was taken."""
+        steps = sorted(self.sums)
+        means = [self.sums[step][0] / self.sums[step][1] for step in steps]
+        return {"taken": self.taken, "past_gate": self.passed, "steps": steps, "mean": means}
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Estimator:
             predicted = to_noise(network(back, t, cond), back, t, scheduler)[:, :channels]
         bias = self.shared.estimate.of(predicted - z, len(x) // len(self.run.seeds))
         self._bias[branch], self._taken[branch] = bias, due
-        self.shared.tally.add(bias)
+        self.shared.tally.add(self.run.index, bias)
 
     def _known(self, x: Tensor) -> Tensor:
         """z, drawn once a step."""

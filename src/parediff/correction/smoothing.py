@@ -1,4 +1,4 @@
-"""Intra-noise smoothing (QNCD, 3.2): channels that the time amplifies are divided by S, the next weight multiplied by it.
+"""Intra-noise smoothing (QNCD, 3.2): channels that the time amplifies are divided by S, and the next weight carries it.
 
 `h / S` and `W * S` cancel in full precision. A per-tensor step D on h / S is a per-channel step D * S_c on h.
 """

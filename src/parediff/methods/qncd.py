@@ -70,9 +70,7 @@ class Qncd(Method):
             widest = float(factors.max())
             proof |= {"smoothed_share": float((factors > 1).float().mean()), "largest_factor": widest}
         for estimation in _estimations(model):
-            tally = estimation.tally
-            proof |= {"estimates": tally.taken, "estimates_past_gate": tally.passed}
-            proof |= {"mean_estimate": tally.magnitude / tally.taken if tally.taken else 0.0}
+            proof["estimates"] = estimation.tally.proof()
         return proof
 
 
