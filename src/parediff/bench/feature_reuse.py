@@ -1,0 +1,225 @@
+"""feature reuse: measured speed-up of FRDiff and its rivals over the full model, and how much of the MACs' it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from parediff.bench.settings import settings_from
+from parediff.cost import Latency, counting, paired_latency
+from parediff.methods.base import Method
+from parediff.methods.deepcache import DeepCache
+from parediff.methods.frdiff import FRDiff
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.rivals import pyramid_attention
+from parediff.model.sampler import Sampler, generators_for
+from parediff.model.synthetic import cifar_model, latent_model
+from parediff.validation import check_types, require
+
+NETWORKS: dict[str, Callable[[], DiffusionModel]] = {"cifar": cifar_model, "sd": latent_model}
+KEPT = 0.9
+"""The share of the saving in MACs that must arrive as a saving in seconds."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`repeats` alternating pairs of a run of `steps` steps; `output` is a JSON file."""
+
+    networks: tuple[str, ...] = ("cifar", "sd")
+    intervals: tuple[int, ...] = (2, 3, 5)
+    steps: int = 10
+    batch: int = 1
+    repeats: int = 4
+    threads: int = 1
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for network in self.networks:
+            require(network in NETWORKS, "networks", network, " or ".join(NETWORKS))
+        for key in ("steps", "batch", "threads"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.repeats >= 2, "repeats", self.repeats, "2 or more")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate against the full model; `ours` are held to `KEPT`."""
+
+    network: str
+    candidate: str
+    ours: bool
+    mac_ratio: float
+    speed_up: float
+    full_s: float
+    seconds: float
+    spread: float
+    drift: float
+
+    @property
+    def kept(self) -> float:
+        """Measured speed-up over the ratio of MACs."""
+        return self.speed_up / self.mac_ratio
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that draws, and the network in which its work is counted."""
+
+    name: str
+    ours: bool
+    denoiser: nn.Module
+    draw: Callable[[], object]
+
+
+def main(overrides: list[str], console: Any) -> int:
+    """Measure every candidate, print the table, write the JSON; 1 where one of ours loses more than a tenth."""
+    settings = settings_from(Settings, overrides)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        rows = [row for network in settings.networks for row in measure(network, settings)]
+    finally:
+        torch.set_num_threads(threads)
+    console.print(_table(rows, settings))
+    if find_spec("DeepCache") is None:
+        console.print("the package DeepCache is not installed; with it (pip install DeepCache) it is measured beside")
+    if settings.output:
+        Path(settings.output).write_text(json.dumps([asdict(row) | {"kept": row.kept} for row in rows], indent=2))
+    return 0 if all(row.kept >= KEPT for row in rows if row.ours) else 1
+
+
+def measure(network: str, settings: Settings) -> Iterator[Row]:
+    """One row per candidate, each in alternating pairs with the full model."""
+    model = NETWORKS[network]()
+    full = _through_the_door(model, settings)
+    with counting(model.denoiser) as plain:
+        full()
+    for candidate in (*_own(model, settings), *_rivals(model, settings)):
+        with counting(candidate.denoiser) as reused:
+            candidate.draw()
+        latency = paired_latency(full, candidate.draw, settings.repeats, 1)
+        yield _row(network, candidate, plain.macs / reused.macs, latency)
+
+
+def _sampler(settings: Settings) -> Sampler:
+    return Sampler(name="ddim", scheduler="DDIMScheduler", steps=settings.steps)
+
+
+def _through_the_door(model: DiffusionModel, settings: Settings) -> Callable[[], object]:
+    prompts = ("a",) * settings.batch if model.conditioning == "text" else None
+    return lambda: model.generate(range(settings.batch), prompts, _sampler(settings))
+
+
+def _past_the_door(
+    model: DiffusionModel, settings: Settings, inside: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[], object]:
+    """Rivals patch the network's forward themselves, so they get the pipeline alone."""
+
+    def draw() -> object:
+        model.pipeline.scheduler = _sampler(settings).scheduler_for(model.pipeline)
+        generators = generators_for(range(settings.batch))
+        with inside():
+            return model.pipeline(["a"] * settings.batch, settings.steps, generators, "pt")
+
+    return draw
+
+
+def _row(network: str, candidate: Candidate, mac_ratio: float, latency: Latency) -> Row:
+    return Row(
+        network,
+        candidate.name,
+        candidate.ours,
+        mac_ratio,
+        1 / latency.ratio,
+        latency.first_s,
+        latency.second_s,
+        latency.ratio_spread / latency.ratio**2,
+        latency.drift,
+    )
+
+
+def _own(model: DiffusionModel, settings: Settings) -> Iterator[Candidate]:
+    for interval in settings.intervals:
+        yield _candidate(model, settings, f"frdiff M={interval}", _frdiff(interval, "hard"))
+        yield _candidate(model, settings, f"frdiff M={interval}, no mixing", _frdiff(interval, "off"))
+    for interval in settings.intervals:
+        yield _candidate(model, settings, f"deepcache N={interval}", _deepcache(interval))
+
+
+def _candidate(model: DiffusionModel, settings: Settings, name: str, method: Method) -> Candidate:
+    student = model.copy()
+    method.prepare(student)
+    return Candidate(name, True, student.denoiser, _through_the_door(student, settings))
+
+
+def _rivals(model: DiffusionModel, settings: Settings) -> Iterator[Candidate]:
+    """Only networks that take a prompt are supported by them."""
+    if model.conditioning != "text":
+        return
+    for interval in settings.intervals:
+        if find_spec("DeepCache") is not None:
+            rival = model.copy()
+            draw = _past_the_door(rival, settings, partial(_package, rival, interval))
+            yield Candidate(f"DeepCache package N={interval}", False, rival.denoiser, draw)
+        rival = model.copy()
+        draw = _past_the_door(rival, settings, partial(pyramid_attention, rival, interval))
+        yield Candidate(f"diffusers PAB {interval}", False, rival.denoiser, draw)
+
+
+def _frdiff(interval: int, mixing: Any) -> FRDiff:
+    return FRDiff(
+        interval=interval,
+        keyframes="uniform",
+        center=0,
+        power=1.0,
+        first_full=1,
+        last_full=0,
+        mixing=mixing,
+        temperature=30,
+        bias=0.5,
+        resnets=True,
+        attentions=True,
+        mlps=False,
+    )
+
+
+def _deepcache(interval: int) -> DeepCache:
+    return DeepCache(interval=interval, keyframes="uniform", center=0, power=1.0, first_full=1, last_full=0, branch=1)
+
+
+@contextmanager
+def _package(model: DiffusionModel, interval: int) -> Iterator[None]:
+    """The PyPI package around one drawing; it is switched off again because it keeps its tensors otherwise."""
+    from DeepCache import DeepCacheSDHelper  # type: ignore[import-not-found,unused-ignore]
+
+    helper = DeepCacheSDHelper(pipe=model.pipeline)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
+
+
+def _table(rows: Sequence[Row], settings: Settings) -> Any:
+    from rich.table import Table
+
+    title = f"DDIM {settings.steps} steps, batch {settings.batch}, {settings.threads} thread, {settings.repeats} pairs"
+    table = Table(title=title)
+    for heading in ("network", "candidate", "full s", "s", "speed-up", "MAC ratio", "kept", "drift"):
+        table.add_column(heading)
+    for row in rows:
+        speed = f"{row.speed_up:.2f} ± {row.spread / 2:.2f}"
+        cells = (row.network, row.candidate, f"{row.full_s:.3f}", f"{row.seconds:.3f}", speed)
+        table.add_row(*cells, f"{row.mac_ratio:.2f}", f"{row.kept:.2f}", f"{row.drift:.2f}")
+    return table
