@@ -27,16 +27,12 @@ class Canvas:
 
     def __init__(self, front: Front, log_y: bool | None) -> None:
         xs, ys = [point.x for point in front.points], [point.y for point in front.points]
-        tops = [point.y + (point.y_stderr or 0) for point in front.points]
-        bottoms = [
-            max(point.y - (point.y_stderr or 0), point.y / 2 if point.y > 0 else -math.inf) for point in front.points
-        ]
         self.x_unit, self.y_unit = front.x.unit(xs), front.y.unit(ys)
         self.log_x = min(xs) > 0
         self.log_y = log_y if log_y is not None else min(ys) > 0 and max(ys) / min(ys) > LOG_SPREAD
         self.log_y = self.log_y and min(ys) > 0
         self.x_range = _padded([self.x(value) for value in xs], 0.09)
-        self.y_range = _padded([self.y(value) for value in tops + bottoms], 0.1)
+        self.y_range = _padded([self.y(value) for point in front.points for value in self.reach(point)], 0.1)
 
     def x(self, value: float) -> float:
         """The coordinate that plotly's range counts in."""
@@ -46,6 +42,11 @@ class Canvas:
     def y(self, value: float) -> float:
         scaled = value / self.y_unit.scale
         return math.log10(scaled) if self.log_y else scaled
+
+    def reach(self, point: Point) -> tuple[float, float]:
+        """The ends of its error bar; on a logarithmic axis half the value at least, as no bar reaches zero."""
+        low = point.y - (point.y_stderr or 0)
+        return max(low, point.y / 2) if self.log_y else low, point.y + (point.y_stderr or 0)
 
     def spot(self, point: Point) -> Spot:
         """Pixels, y downwards."""
@@ -112,7 +113,7 @@ def _apart(text: str, position: str | None) -> str:
 def _line_style(line: Line, dash: str) -> dict[str, Any]:
     name = line.sampler[0] + (f" η={line.sampler[1]:g}" if line.sampler[1] else "")
     return {
-        "name": f"uncompressed, fewer {name} steps: the line to beat",
+        "name": f"uncompressed, fewer {escape(name)} steps: the line to beat",
         "mode": "lines+markers+text",
         "line": {"color": QUIET, "width": 1.6, "dash": dash},
         "colour": QUIET,
@@ -120,14 +121,14 @@ def _line_style(line: Line, dash: str) -> dict[str, Any]:
 
 
 def _kind_style(methods: Sequence[str], colour: str) -> dict[str, Any]:
-    return {"name": " + ".join(methods), "mode": "markers+text", "colour": colour}
+    return {"name": escape(" + ".join(methods)), "mode": "markers+text", "colour": colour}
 
 
 def _scatter(
     front: Front, own: Sequence[Point], canvas: Canvas, placed: Mapping[str, str | None], style: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Filled where on the front, hollow where dominated."""
-    status = {point.id: entry for point, *entry in zip(front.points, front.on_front, front.gains, strict=True)}
+    status = {entry[0].id: entry[1:] for entry in zip(front.points, front.on_front, front.gains, strict=True)}
     colour = style["colour"]
     marker = {
         "size": 9,
@@ -147,7 +148,7 @@ def _scatter(
         "textposition": [placed[point.id] or "middle right" for point in own],
         "textfont": {"size": 12, "color": colour},
         "customdata": [[point.id] for point in own],
-        "hovertext": [_hover(front, point, *status[point.id], canvas) for point in own],
+        "hovertext": [_hover(front, point, status[point.id], canvas) for point in own],
         "hoverinfo": "text",
         "cliponaxis": False,
     }
@@ -172,7 +173,8 @@ def _staircase(front: Front, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def _hover(front: Front, point: Point, on_front: bool, gain: Gain | None, canvas: Canvas) -> str:
+def _hover(front: Front, point: Point, status: tuple[bool, Gain | None], canvas: Canvas) -> str:
+    on_front, gain = status
     lines = [f"<b>{escape(point.label)}</b>{' · on the front' if on_front else ''}"]
     lines += [f"{escape(front.y.name)}: {with_error(point.y, point.y_stderr, canvas.y_unit)} {canvas.y_unit.symbol}"]
     lines += [f"{escape(front.x.name)}: {with_error(point.x, point.x_stderr, canvas.x_unit)} {canvas.x_unit.symbol}"]

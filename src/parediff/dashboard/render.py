@@ -67,7 +67,7 @@ def worths(records: Sequence[Record]) -> list[Axis]:
 
 def _header(records: Sequence[Record], failed: Sequence[Record]) -> str:
     models = ", ".join(sorted({record.model for record in records if record.model}))
-    counts = f"{len(records)} runs of {escape(models)}" if models else f"{len(records)} runs"
+    counts = f"{len(records)} run{'s' * (len(records) > 1)}" + (f" of {escape(models)}" if models else "")
     trouble = f', <span class="failed">{len(failed)} failed</span>' if failed else ""
     return f'<header><h1>{escape(_studies(records))}</h1><p class="soft">{counts}{trouble}</p></header>'
 
@@ -101,7 +101,13 @@ def _section(name: str, protocol: str, records: Sequence[Record], names: dict[st
     )
     details = f"<summary>The protocol <code>{escape(protocol or '(none)')}</code></summary>"
     stated = f"<details>{details}{page.settings(flat(records[0].protocol_details))}</details>"
-    return heading + chart + runs_table(records, fronts[:1], names) + stated + gallery(records, names)
+    return (
+        heading
+        + chart
+        + runs_table(records, [front for front in fronts[:1] if any(front.gains)], names)
+        + stated
+        + gallery(records, names)
+    )
 
 
 def _tiles(front: Front) -> str:
