@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,21 +47,13 @@ class Reporter:
 
 @contextmanager
 def watching(folders: Mapping[str, Path], console: Console) -> Iterator[None]:
-    """One bar for each run (label: its folder) while the block lasts."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[state]}"),
-    )
-    stop = threading.Event()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        tasks = {label: progress.add_task(label, total=1.0, state="waiting", start=False) for label in folders}
+    """One bar for each run (label: its folder) while the block lasts; plain lines where the output is no terminal."""
+    with _display(folders, console) as show:
+        stop = threading.Event()
 
         def poll() -> None:
             while not stop.wait(0.3):
-                for label, folder in folders.items():
-                    _show(progress, tasks[label], folder)
+                show()
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -70,8 +62,35 @@ def watching(folders: Mapping[str, Path], console: Console) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+            show()
+
+
+@contextmanager
+def _display(folders: Mapping[str, Path], console: Console) -> Iterator[Callable[[], None]]:
+    if not console.is_terminal:
+        told: dict[str, str] = {}
+        yield lambda: _tell(folders, console, told)
+        return
+    bar, state = BarColumn(bar_width=24), TextColumn("{task.fields[state]}")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), bar, state)
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        tasks = {label: progress.add_task(label, total=1.0, state="waiting", start=False) for label in folders}
+
+        def show() -> None:
             for label, folder in folders.items():
                 _show(progress, tasks[label], folder)
+
+        yield show
+
+
+def _tell(folders: Mapping[str, Path], console: Console, told: dict[str, str]) -> None:
+    """A line whenever a run enters another stage: what a log file can hold."""
+    for label, folder in folders.items():
+        state = _read(folder / NAME)
+        stage = state["stage"] if state else "finished" if (folder / "record.json").exists() else "waiting"
+        if told.get(label, "waiting") != stage:
+            console.print(f"{label}: {stage}", soft_wrap=True, highlight=False, markup=False)
+        told[label] = stage
 
 
 def _show(progress: Progress, task: object, folder: Path) -> None:
