@@ -1,0 +1,189 @@
+"""A classifier's run: the same line and the same record as a diffusion model's."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from parediff import record as records
+from parediff.classify import blocks
+from parediff.configuration import Composer
+from parediff.errors import RequestError
+from parediff.metrics.robustness import NoiseRobustness, perturbed
+from parediff.model.classifier import PretrainedClassifier, load_classifier
+from parediff.model.image_classifier import ClassifierModel
+from parediff.quantization.grid import Grid
+from parediff.quantization.layers import QuantizedLayer
+from parediff.quantization.quantizer import Quantizer
+from parediff.record import Record
+from parediff.request import build, construct
+from parediff.run import task
+
+SHARED = Path(os.environ.get("PAREDIFF_SHARED", Path(__file__).parents[2] / "shared"))
+CHECKPOINT, CIFAR10 = SHARED / "weights" / "cifar10-resnet20.safetensors", SHARED / "data" / "cifar10"
+
+
+def made(tmp_path: Path, *overrides: str) -> Record:
+    """The record of one run of the classifier that ships."""
+    shared = [
+        "model=classifier_digits",
+        "metric=[]",
+        "tracker=none",
+        f"runs_dir={tmp_path}",
+        "trainer.max_steps=4",
+        "trainer.progress=false",
+        "trainer.checkpoint_every=0",
+    ]
+    outcome = task(Composer("config").compose([*shared, *overrides]))
+    assert outcome.status == "finished", outcome.error
+    assert outcome.path is not None
+    return records.read(outcome.path)
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return made(tmp_path_factory.mktemp("nipq"), "method=[nipq]", "metric=[robustness_weights]")
+
+
+def test_accuracy_and_cost_stand_beside_the_uncompressed_ones(compressed: Record) -> None:
+    assert compressed.methods == ["nipq"]
+    assert 0.9 < compressed.baseline["quality"]["top1"] <= 1  # type: ignore[operator]
+    assert 0 <= compressed.quality["top1"] <= 1  # type: ignore[operator]
+    assert compressed.cost["macs"] == compressed.baseline["cost"]["macs"]
+    assert compressed.cost["bops"] < compressed.baseline["cost"]["bops"] / 4
+    assert compressed.cost["size_bytes"] < compressed.baseline["cost"]["size_bytes"]
+    assert compressed.stderr["top1"] > 0  # type: ignore[operator]
+    assert 0 <= compressed.fidelity["agreement"] <= 1  # type: ignore[operator]
+
+
+def test_emulated_arithmetic_reports_no_seconds(compressed: Record) -> None:
+    assert compressed.cost["latency_s"] is None
+
+
+def test_the_record_holds_the_bits_of_every_layer(compressed: Record) -> None:
+    layers = compressed.fired["nipq"]["layers"]
+    assert set(layers) == {"blocks.0.0", "blocks.1.0", "blocks.2.0", "blocks.3.0", "linear"}
+    assert all(2 <= bits["weight_bits"] <= 14 for bits in layers.values())
+    assert compressed.fired["nipq"]["gbops"] * 1e9 == pytest.approx(compressed.cost["bops"])
+
+
+def test_robustness_is_measured_where_it_is_asked_for(compressed: Record) -> None:
+    assert 0 <= compressed.quality["robustness_weights"] <= 1  # type: ignore[operator]
+    assert "robustness_weights" in compressed.stderr
+
+
+def test_runs_of_one_protocol_can_be_compared_and_others_not(tmp_path: Path, compressed: Record) -> None:
+    plain = made(tmp_path, "method=[]", "metric=[robustness_weights]")
+    assert plain.protocol == compressed.protocol
+    assert plain.quality["top1"] == plain.baseline["quality"]["top1"]
+    assert plain.fidelity["agreement"] == 1.0
+    assert plain.cost["latency_s"] > 0
+    assert made(tmp_path, "method=[]").protocol != plain.protocol
+
+
+def test_post_training_quantisation_applies_to_classifiers_too(tmp_path: Path) -> None:
+    record = made(tmp_path, "method=[ptq]", "methods.ptq.weight_bits=8", "methods.ptq.activation_bits=8")
+    assert record.quality["top1"] == pytest.approx(record.baseline["quality"]["top1"], abs=0.02)
+
+
+def test_a_method_of_sampling_steps_is_refused_in_one_line(tmp_path: Path) -> None:
+    overrides = ["model=classifier_digits", "metric=[]", "tracker=none", f"runs_dir={tmp_path}", "method=[frdiff]"]
+    outcome = task(Composer("config").compose(overrides))
+    assert outcome.status == "failed"
+    assert "\n" not in str(outcome.error)
+    assert json.loads((outcome.path or tmp_path).read_text())["status"] == "failed"
+
+
+def test_robustness_of_a_diffusion_model_is_refused_before_anything_starts() -> None:
+    with pytest.raises(RequestError, match=r"metrics\.robustness_weights"):
+        build(Composer("config").compose(["metric=[robustness_weights]"]))
+
+
+def test_blocks_cover_every_image_once() -> None:
+    parts = blocks(361, 6)
+    assert [index for part in parts for index in part] == list(range(361))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def robustness(operand: Any, sigma: float) -> NoiseRobustness:
+    return NoiseRobustness(operand=operand, sigma=sigma, draws=2, seed=0)
+
+
+def held_out() -> tuple[Tensor, Tensor]:
+    data = construct(Composer("config").compose([]).data, "data")
+    return next(iter(DataLoader(data.held_out, batch_size=len(data.held_out))))
+
+
+@pytest.mark.parametrize("operand", ["weights", "activations"])
+def test_no_noise_is_plain_accuracy_and_much_noise_is_chance(operand: Any) -> None:
+    network = load_classifier("assets://classifier_digits").requires_grad_(False)
+    images, labels = held_out()
+    accuracy = float((network(images).argmax(1) == labels).double().mean())
+    values = [robustness(operand, sigma).probe(network, images, labels).value for sigma in (0.0, 0.5, 10.0)]
+    assert values[0] == pytest.approx(accuracy)
+    assert values[0] > values[1] > values[2]
+    assert values[2] < 0.35
+
+
+@pytest.mark.parametrize("operand", ["weights", "activations"])
+def test_noise_leaves_the_network_as_it_was(operand: Any) -> None:
+    network = load_classifier("assets://classifier_digits").requires_grad_(False)
+    images, _ = held_out()
+    before = network(images)
+    with perturbed(network, operand, 0.3, torch.Generator().manual_seed(0)):
+        assert not torch.equal(network(images), before)
+    assert torch.equal(network(images), before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_noise_meets_what_the_arithmetic_sees() -> None:
+    grid = Grid(2, "unsigned")
+    layer = QuantizedLayer(nn.Linear(4, 2), Quantizer(Grid(8)), Quantizer(grid))
+    layer.weight_quantizer.fill(torch.tensor(0.01))
+    layer.input_quantizer.fill(torch.tensor(1.0))
+    layer.fold()
+    network = nn.Sequential(layer).eval().requires_grad_(False)
+    x = torch.rand(8, 4) * 3
+    seen: list[Tensor] = []
+    plain = layer.arithmetic
+    layer.arithmetic = lambda value: seen.append(value) or plain(value)  # type: ignore[method-assign,func-returns-value]
+    with perturbed(network, "activations", 0.1, torch.Generator().manual_seed(0)):
+        network(x)
+    assert not torch.equal(seen[0], seen[0].round())  # off the grid: the noise came after rounding
+    folded = layer.folded.clone()  # type: ignore[union-attr]
+    with perturbed(network, "weights", 0.1, torch.Generator().manual_seed(0)):
+        assert not torch.equal(layer.folded, folded)  # type: ignore[arg-type]
+    assert torch.equal(layer.folded, folded)  # type: ignore[arg-type]
+
+
+def test_a_copy_of_a_classifier_shares_nothing_with_it() -> None:
+    model = ClassifierModel(load_classifier("assets://classifier_digits"), name="digits")
+    twin = model.copy()
+    next(twin.denoiser.parameters()).zero_()
+    assert float(next(model.denoiser.parameters()).abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_imagenet", "resnet18_imagenet"])
+def test_torchvision_classifiers_load_with_random_weights(name: str) -> None:
+    config = Composer("config").compose([f"model={name}", "model.random_weights=true"]).model
+    network = construct(config, "model", without=("architecture",)).load("cpu")
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKPOINT.exists() or not CIFAR10.exists(), reason="the checkpoint and data do not ship")
+def test_resnet20_has_the_accuracy_that_is_known_for_it() -> None:
+    overrides = ["model=resnet20_cifar10", f"model.checkpoint={CHECKPOINT}", "data=cifar10", f"data.path={CIFAR10}"]
+    config = Composer("config").compose(overrides)
+    loader: PretrainedClassifier = construct(config.model, "model", without=("architecture",))
+    network, data = loader.load("cpu"), construct(config.data, "data")
+    with torch.inference_mode():
+        hits = [network(x).argmax(1) == y for x, y in DataLoader(data.held_out, batch_size=250)]
+    assert float(torch.cat(hits).double().mean()) == pytest.approx(0.8103, abs=1e-4)
