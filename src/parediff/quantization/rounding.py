@@ -1,0 +1,93 @@
+"""Rounding that is learned: AdaRound (Nagel et al., arXiv 2004.10568), as Q-Diffusion and BRECQ use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parediff.quantization.grid import Grid
+from parediff.quantization.quantizer import Quantizer
+
+STRETCH, SHIFT = 1.2, 0.1
+
+
+def rectified_sigmoid(v: Tensor) -> Tensor:
+    """h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)."""
+    return (STRETCH * v.sigmoid() - SHIFT).clamp(0, 1)
+
+
+def inverse_rectified_sigmoid(share: Tensor) -> Tensor:
+    """V with h(V) = share, for 0 <= share < 1."""
+    return -torch.log(STRETCH / (share + SHIFT) - 1)
+
+
+class RoundedQuantizer(Quantizer):
+    """A weight's quantiser that rounds each weight down or up as `v` says: up where v >= 0.
+
+    Until `start` was called it rounds to nearest. While `soft`, What = D (clip(floor(W / D) + h(V), low, high)) is
+    differentiable in V.
+    """
+
+    v: Tensor
+    learned: Tensor
+
+    def __init__(self, grid: Grid, shape: torch.Size, *, axis: int | None, channels: int | None) -> None:
+        super().__init__(grid, axis=axis, channels=channels)
+        self.register_buffer("v", torch.zeros(shape))
+        self.register_buffer("learned", torch.zeros((), dtype=torch.bool))
+        self.soft = False
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """h(V) = the fractional part of W / D: soft rounding returns W itself, hard rounding the nearest."""
+        step, _ = self.parameters_for(weight)
+        scaled = weight.float() / step
+        self.v.copy_(inverse_rectified_sigmoid(scaled - scaled.floor()))
+        self.learned.fill_(True)
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Back to rounding to nearest."""
+        self.learned.fill_(False)
+
+    @property
+    def share(self) -> Tensor:
+        """h(V)."""
+        return rectified_sigmoid(self.v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.on or not bool(self.learned):
+            return super().forward(x)
+        step, zero_point = self.parameters_for(x)
+        up = self.share if self.soft else (self.v >= 0).float()
+        low, high = self.grid.low, self.grid.high
+        zero = torch.zeros_like(step) if zero_point is None else zero_point
+        codes = ((x.float() / step).floor() + up + zero).clamp(low, high) - zero
+        return (codes * step).to(x.dtype)
+
+
+@contextmanager
+def softly(quantizers: list[RoundedQuantizer]) -> Iterator[list[nn.Parameter]]:
+    """The quantisers' V as parameters, rounding softly, while the block runs."""
+    parameters = []
+    for quantizer in quantizers:
+        quantizer.soft = True
+        parameter = nn.Parameter(quantizer.v.clone())
+        del quantizer.v
+        quantizer.register_parameter("v", parameter)
+        parameters.append(parameter)
+    try:
+        yield parameters
+    finally:
+        for quantizer, parameter in zip(quantizers, parameters, strict=True):
+            quantizer.soft = False
+            _unregister(quantizer)
+            quantizer.register_buffer("v", parameter.detach().clone())
+
+
+def _unregister(quantizer: Any) -> None:
+    del quantizer._parameters["v"]

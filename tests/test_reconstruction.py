@@ -1,0 +1,167 @@
+"""Learned rounding and block reconstruction: X14 of quantization.md, section 2 of quant_baselines.md."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from parediff.calibration.base import LazyCalls
+from parediff.calibration.uniform import Uniform
+from parediff.compress import compress, restore
+from parediff.configuration import Composer
+from parediff.methods.q_diffusion import QDiffusion
+from parediff.model.diffusion import DiffusionModel
+from parediff.quantization.grid import Grid
+from parediff.quantization.quantizer import bypassed
+from parediff.quantization.reconstruction import Data, Reconstruction, units
+from parediff.quantization.rounding import RoundedQuantizer, inverse_rectified_sigmoid, rectified_sigmoid
+from parediff.request import construct
+
+CALIBRATION = Uniform(10**9, 8, 8, 5)
+
+
+def method(**changes: object) -> QDiffusion:
+    overrides = [f"methods.q_diffusion.{key}={value}" for key, value in changes.items()]
+    config = Composer("config").compose(["method=[q_diffusion]", "methods.q_diffusion.values=4096", "methods.q_diffusion.time_layers=full", *overrides])
+    return construct(config.methods.q_diffusion, "methods.q_diffusion")
+
+
+def calls_of(model: DiffusionModel) -> LazyCalls:
+    return LazyCalls(CALIBRATION, model, tiny.DDIM)
+
+
+def rounder(weight: torch.Tensor, bits: int = 4) -> RoundedQuantizer:
+    quantizer = RoundedQuantizer(Grid(bits), weight.shape, axis=0, channels=len(weight))
+    quantizer.fill(weight.abs().amax(1) / 7)
+    quantizer.start(weight)
+    return quantizer
+
+
+def test_x14_v_starts_at_the_fractional_part() -> None:
+    shares = torch.linspace(0, 0.999, 500)
+    assert torch.allclose(rectified_sigmoid(inverse_rectified_sigmoid(shares)), shares, atol=1e-6)
+
+
+def test_x14_soft_rounding_starts_at_the_weight_and_hard_rounding_at_the_nearest() -> None:
+    weight = torch.randn(6, 40)
+    quantizer = rounder(weight)
+    quantizer.soft = True
+    assert torch.allclose(quantizer(weight), weight, atol=1e-6)
+    quantizer.soft = False
+    step = quantizer.source.step[:, None]
+    half_up = ((weight / step + 0.5).floor() * step).clamp(-7 * step, 7 * step)
+    assert torch.allclose(quantizer(weight), half_up, atol=1e-6)
+
+
+def test_hard_rounding_moves_a_weight_by_less_than_a_step_whatever_was_learned() -> None:
+    weight = torch.randn(6, 40)
+    quantizer = rounder(weight)
+    quantizer.v.copy_(torch.randn_like(weight))
+    out, step = quantizer(weight), quantizer.source.step[:, None]
+    assert bool(((out - weight).abs() <= step * (1 + 1e-5)).all())
+    codes = out / step
+    assert torch.allclose(codes, codes.round(), atol=1e-4)
+    assert quantizer.forget() is None
+    assert not torch.equal(quantizer(weight), out)
+
+
+def test_units_are_blocks_and_single_layers_in_the_order_they_run() -> None:
+    model = tiny.unconditional_model()
+    method().prepare(model)
+    order = units(model, next(iter(calls_of(model))))
+    assert order[0] == "conv_in"
+    assert order[-1] == "conv_out"
+    assert order.index("down_blocks.0.resnets.0") < order.index("mid_block.resnets.0")
+    assert order.index("mid_block.resnets.0") < order.index("up_blocks.0.resnets.0")
+    assert "mid_block.attentions.0" in order
+    assert not any(path.endswith("conv1") for path in order)
+
+
+@pytest.fixture(scope="module")
+def reconstructed() -> tuple[DiffusionModel, dict[str, torch.Tensor], dict[str, object]]:
+    """A tiny model at W3A8, and what became of each unit."""
+    model = tiny.unconditional_model()
+    recipe = method(weight_bits=3)
+    outcomes: dict[str, object] = {}
+    run = Reconstruction.run
+
+    def spied(self: Reconstruction, *args: object) -> object:
+        outcomes.update(run(self, *args))  # type: ignore[arg-type]
+        return outcomes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reconstruction, "run", spied)
+        state = compress(model, model.copy(), {"q": recipe}, calls_of, lambda *_: None)
+    return model, state, outcomes
+
+
+def test_no_unit_gets_worse_on_held_out_data_and_some_get_better(reconstructed: tuple[object, object, dict]) -> None:
+    outcomes = reconstructed[2].values()
+    assert all(o.rounding_after <= o.rounding_before for o in outcomes)
+    assert all(o.steps_after <= o.steps_before for o in outcomes)
+    assert sum(o.rounding_after < o.rounding_before for o in outcomes) >= len(outcomes) / 3
+
+
+def test_reconstruction_brings_the_output_nearer_to_full_precision(reconstructed: tuple[DiffusionModel, ...]) -> None:
+    plain, teacher = tiny.unconditional_model(), tiny.unconditional_model()
+    nearest = method(**{"weight_bits": 3, "reconstruction.iterations": 0, "reconstruction.step_iterations": 0})
+    compress(plain, teacher, {"q": nearest}, calls_of, lambda *_: None)
+    errors = {name: 0.0 for name in ("plain", "learned")}
+    for call in Uniform(2 * 10**9, 8, 8, 5).record(teacher, tiny.DDIM):
+        exact = teacher.predict(call.x, call.t, call.cond)
+        for name, model in (("plain", plain), ("learned", reconstructed[0])):
+            errors[name] += float((model.predict(call.x, call.t, call.cond) - exact).square().mean())
+    assert errors["learned"] < errors["plain"]
+
+
+def test_learned_rounding_survives_saving(reconstructed: tuple[DiffusionModel, dict[str, torch.Tensor], object]) -> None:
+    model, state, _ = reconstructed
+    again = tiny.unconditional_model()
+    restore(again, {"q": method(weight_bits=3)}, state)
+    assert torch.equal(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM))
+
+
+def test_a_unit_whose_held_out_error_rises_is_rolled_back() -> None:
+    model = tiny.unconditional_model()
+    recipe = method(weight_bits=4)
+    spoiling = dataclasses.replace(recipe.reconstruction, iterations=3, step_iterations=3, learning_rate=1e3)
+    spoiling = dataclasses.replace(spoiling, step_learning_rate=1e3)
+    state = compress(model, model.copy(), {"q": dataclasses.replace(recipe, reconstruction=spoiling)}, calls_of, _no_fit)
+    nearest = dataclasses.replace(spoiling, iterations=0, step_iterations=0)
+    other = tiny.unconditional_model()
+    compress(other, other.copy(), {"q": dataclasses.replace(recipe, reconstruction=nearest)}, calls_of, _no_fit)
+    learned = [name for name in state if name.endswith(".learned")]
+    assert learned
+    rolled_back = [name for name in learned if not bool(state[name])]
+    assert len(rolled_back) > len(learned) / 2
+    call = next(iter(CALIBRATION.record(other, tiny.DDIM)))
+    outputs = [m.predict(call.x, call.t, call.cond) for m in (model, other)]
+    assert torch.isfinite(outputs[0]).all()
+
+
+def _no_fit(*_: object) -> None:
+    raise AssertionError("nothing is trained through Lightning here")
+
+
+def test_a_units_data_are_quantised_inputs_and_full_precision_outputs() -> None:
+    model = tiny.unconditional_model()
+    recipe = method(weight_bits=3)
+    recipe.prepare(model)
+    recipe = dataclasses.replace(
+        recipe, reconstruction=dataclasses.replace(recipe.reconstruction, iterations=0, step_iterations=0)
+    )
+    recipe.calibrate(model, calls_of(model))
+    calls = list(calls_of(model))
+    data = Data.of(model, "mid_block.resnets.0", calls)
+    seen: list[torch.Tensor] = []
+    hook = model.denoiser.mid_block.resnets[0].register_forward_hook(lambda _m, _a, out: seen.append(out))
+    with bypassed(model.denoiser), torch.no_grad():
+        model.predict(calls[0].x, calls[0].t, calls[0].cond)
+    hook.remove()
+    assert torch.allclose(seen[0], data.targets[0], atol=1e-6)
+    assert isinstance(model.denoiser.mid_block.resnets[0], nn.Module)
+    assert len(data.targets) == len(calls)
