@@ -21,7 +21,10 @@ def train(config: DictConfig) -> Path:
     starting_point(output / "checkpoints", values["ckpt_path"])
     trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
     architecture, data = construct(config.model.architecture, "model.architecture"), construct(config.data, "data")
-    architecture.check(data.image_shape, len(data.classes))
+    try:
+        architecture.check(data.image_shape, len(data.classes))
+    except RequestError as error:
+        raise error.within("model.architecture") from error
     learner = construct(config.learner, "learner", **architecture.parts())
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])

@@ -25,6 +25,8 @@ class Images(pl.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise RequestError("batch_size", batch_size, "a whole number of at least 1")
+        if workers < 0:
+            raise RequestError("workers", workers, "a whole number of at least 0")
         self.batch_size, self.seed, self.workers, self.flip = batch_size, seed, workers, flip
 
     @property

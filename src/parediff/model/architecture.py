@@ -33,11 +33,11 @@ class UNetArchitecture:
         channels, height, width = image_shape
         size = config.sample_size if isinstance(config.sample_size, list | tuple) else (config.sample_size,) * 2
         if (config.in_channels, config.out_channels) != (channels, channels):
-            raise RequestError("architecture.unet.in_channels", config.in_channels, f"{channels}, as the images have")
+            raise RequestError("unet.in_channels", config.in_channels, f"{channels}, as the images have")
         if tuple(size) != (height, width):
-            raise RequestError("architecture.unet.sample_size", config.sample_size, f"{height}x{width}, as the images")
+            raise RequestError("unet.sample_size", config.sample_size, f"{height}x{width}, as the images")
         if config.num_class_embeds is not None and config.num_class_embeds < classes:
-            raise RequestError("architecture.unet.num_class_embeds", config.num_class_embeds, f"at least {classes}")
+            raise RequestError("unet.num_class_embeds", config.num_class_embeds, f"at least {classes}")
 
     def save(self, folder: Path) -> None:
         from diffusers import DDPMPipeline
@@ -51,8 +51,8 @@ def _built(key: str, kind: Any, arguments: dict[str, Any]) -> Any:
     for name in arguments:
         if name not in known:
             why = f"no argument of {kind.__name__}.{nearest(name, known)}"
-            raise RequestError(f"architecture.{key}.{name}", arguments[name], why)
+            raise RequestError(f"{key}.{name}", arguments[name], why)
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"architecture.{key}", kind.__name__, " ".join(str(error).split())[:200]) from error
+        raise RequestError(f"{key}", kind.__name__, " ".join(str(error).split())[:200]) from error

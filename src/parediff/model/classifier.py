@@ -93,10 +93,10 @@ class ClassifierArchitecture:
                 logits = self.network(torch.zeros(1, *image_shape))
         except RuntimeError as error:
             accepted = f"a network for images of shape {image_shape}"
-            raise RequestError("architecture.arguments", self.arguments, accepted) from error
+            raise RequestError("arguments", self.arguments, accepted) from error
         self.network.train()
         if logits.shape[1] != classes:
-            raise RequestError("architecture.arguments.classes", logits.shape[1], f"{classes}, as the data has")
+            raise RequestError("arguments.classes", logits.shape[1], f"{classes}, as the data has")
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file

@@ -139,10 +139,10 @@ NETWORKS: dict[str, type[nn.Module]] = {
 def build(network: str, arguments: dict[str, Any]) -> nn.Module:
     """A fresh network of `NETWORKS`, by the name of its class."""
     if network not in NETWORKS:
-        raise RequestError("architecture.network", network, f"one of {', '.join(sorted(NETWORKS))}")
+        raise RequestError("network", network, f"one of {', '.join(sorted(NETWORKS))}")
     try:
         return NETWORKS[network](**arguments)
     except RequestError as error:
-        raise error.within("architecture.arguments") from error
+        raise error.within("arguments") from error
     except (TypeError, ValueError) as error:
-        raise RequestError("architecture.arguments", arguments, " ".join(str(error).split())[:200]) from error
+        raise RequestError("arguments", arguments, " ".join(str(error).split())[:200]) from error

@@ -23,6 +23,8 @@ HARMLESS = (
     ".*exists and is not empty.*",  # resuming, or a folder whose checkpoints were looked at first
     ".*your dataloader is not resumable.*",  # it is addressed by step, see data/base.py
     ".*LeafSpec.*",
+    ".*callbacks used to create the checkpoint.*",  # training may go on with another checkpoint interval
+    ".*no `val_dataloader`.*",  # a learner with data of its own has none
 )
 
 
