@@ -1,0 +1,129 @@
+"""QNCD among other methods: orders that make sense, restores, costs and configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from parediff import sampling
+from parediff.compress import compress, restore
+from parediff.configuration import Composer
+from parediff.correction.smoothing import smoothing_factors
+from parediff.cost import CallCounter, counting
+from parediff.errors import RequestError
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call, observing
+from parediff.model.sampler import Sampler
+from parediff.request import construct
+from parediff.workload import Workload
+
+STEPS = Sampler("ddim", "DDIMScheduler", 12)
+
+
+class Lazy:
+    """Calls recorded while they are asked for."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        self.model = model
+
+    def __iter__(self) -> Iterator[Call]:
+        return sampling.calls(self.model, Workload(100, 2, 2), STEPS)
+
+
+def methods_of(names: str, *overrides: str) -> dict[str, Any]:
+    """The methods as a command line composes them, in this order."""
+    bits = ["methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4"] if "ptq" in names else []
+    config = Composer("config").compose([f"method=[{names}]", *bits, *overrides])
+    return {name: construct(config.methods[name], name) for name in config.methods}
+
+
+def compressed(names: str, *overrides: str, **options: Any) -> tuple[DiffusionModel, dict[str, Any], dict[str, Any]]:
+    teacher = tiny.unconditional_model(**options)
+    student, methods = teacher.copy(), methods_of(names, *overrides)
+    state = compress(student, teacher, methods, Lazy, lambda _, __: None)
+    return student, methods, state
+
+
+SMOOTH = ("methods.qncd.smoothing=true", "methods.qncd.estimate_every=0")
+ESTIMATE = ("methods.qncd.smoothing=false", "methods.qncd.estimate_every=4", "methods.qncd.gate=0")
+BOTH = ("methods.qncd.smoothing=true", "methods.qncd.estimate_every=4", "methods.qncd.gate=0")
+
+
+@pytest.mark.parametrize(
+    ("names", "overrides"),
+    [
+        ("qncd,ptq", SMOOTH),
+        ("qncd,ptq", BOTH),
+        ("ptq,qncd", ESTIMATE),
+        ("frdiff,qncd,ptq", BOTH),
+        ("qncd,ptq,snr", BOTH),
+    ],
+)
+def test_it_composes_and_restores(names: str, overrides: tuple[str, ...]) -> None:
+    student, methods, state = compressed(names, *overrides)
+    images = student.generate([1, 2], None, STEPS)
+    rebuilt = tiny.unconditional_model()
+    restore(rebuilt, methods, state)
+    assert torch.equal(rebuilt.generate([1, 2], None, STEPS), images)
+
+
+def test_smoothing_is_calibrated_on_the_full_precision_network() -> None:
+    alone, _, _ = compressed("qncd", *SMOOTH)
+    quantised, _, _ = compressed("qncd,ptq", *SMOOTH)
+    pairs = zip(smoothing_factors(alone.denoiser), smoothing_factors(quantised.denoiser), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_smoothing_behind_the_quantiser_is_refused() -> None:
+    with pytest.raises(RequestError, match="before every one that quantises"):
+        compressed("ptq,qncd", *SMOOTH)
+
+
+def test_scale_shift_blocks_are_smoothed_and_quantised() -> None:
+    student, methods, _ = compressed("qncd,ptq", *SMOOTH, resnet_time_scale_shift="scale_shift")
+    proof = methods["qncd"].fired(student)
+    assert proof["largest_factor"] > 1
+    assert torch.isfinite(student.generate([1], None, STEPS)).all()
+
+
+def test_estimates_are_paid_for() -> None:
+    plain, _, _ = compressed("ptq")
+    corrected, methods, _ = compressed("ptq,qncd", *ESTIMATE)
+    costs = []
+    for model in (plain, corrected):
+        calls = CallCounter()
+        with counting(model.denoiser) as counter, observing(model, calls):
+            model.generate([1, 2], None, STEPS)
+        costs.append((calls.per_image(2), counter.macs, counter.bops))
+    before, after = costs
+    assert (before[0], after[0]) == (12, 15)
+    assert after[1] * 12 == before[1] * 15
+    assert after[2] * 12 == pytest.approx(before[2] * 15)
+    assert methods["qncd"].fired(corrected)["estimates"]["steps"] == [3, 7, 11]
+
+
+def test_while_nothing_is_quantised_calibration_runs_pass() -> None:
+    model = tiny.unconditional_model()
+    plain = model.generate([1, 2], None, STEPS)
+    methods_of("qncd", *ESTIMATE)["qncd"].prepare(model)
+    calls = CallCounter()
+    with observing(model, calls):
+        assert torch.equal(model.generate([1, 2], None, STEPS), plain)
+    assert calls.calls == 12
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    folder = Path(__file__).parent.parent / "notebooks"
+    book = nbformat.read(folder / "noise_along_the_trajectory.ipynb", as_version=4)
+    (tmp_path / "notebooks").mkdir()
+    NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
+    assert sum(output.output_type == "display_data" for cell in book.cells for output in cell.get("outputs", [])) == 2
