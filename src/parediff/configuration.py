@@ -14,7 +14,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,11 +62,14 @@ class Composer:
 
     def _points(self, overrides: Overrides) -> list[Overrides]:
         """The experiment's own list of runs; an override given by hand wins over a point's."""
-        points = self.compose(overrides, multirun=True).get("points")
-        if points is None:
+        config = self.compose(overrides, multirun=True)
+        if config.get("points") is None:
             return [[]]
+        points: Any = OmegaConf.to_container(config.points)
+        if not isinstance(points, list) or not all(isinstance(point, list) for point in points):
+            raise RequestError("points", points, "a list with one list of overrides for each run is accepted")
         given = {_key(override) for override in overrides} - {"experiment"}
-        return [[entry for entry in point if _key(entry) not in given] for point in OmegaConf.to_container(points)]
+        return [[str(entry) for entry in point if _key(str(entry)) not in given] for point in points]
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
@@ -91,9 +94,6 @@ class Composer:
             key = unknown.group(1)
             value = next((o.partition("=")[2] for o in overrides if _key(o) == key), "")
             return RequestError(key, value, f"no such key.{self._nearest_key(key)}")
-        group = re.search(r"Could not find match for '?([\w@./]+)'?|No match in the defaults list\. .*", text)
-        if isinstance(error, ConfigCompositionException) and group:
-            return RequestError("overrides", " ".join(overrides), text)
         return RequestError("overrides", " ".join(overrides), f"not understood: {text[:300]}")
 
     def _nearest_key(self, key: str) -> str:

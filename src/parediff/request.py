@@ -121,7 +121,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     missing = [key for key in missing if not key.startswith("hydra")]
     if missing:
         raise RequestError(missing[0], "???", "a value has to be given")
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
@@ -132,7 +132,8 @@ def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any
     """The object a config node (and `further` arguments) describes; lists become tuples, a complaint names its key."""
     if node is None or "_target_" not in node:
         raise RequestError(key, node, "an entry with a _target_ is accepted")
-    wanted = {name: value for name, value in OmegaConf.to_container(node, resolve=True).items() if name not in without}
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    wanted = {name: value for name, value in plain.items() if name not in without}
 
     def make() -> Any:
         factory = instantiate(wanted, _partial_=True, _convert_="all")
