@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import tiny
+from parediff.bench import noise_training
 from parediff.compress import compress, restore
 from parediff.cost import counting
 from parediff.data.digits import Digits
@@ -319,3 +322,24 @@ def test_too_few_steps_for_two_phases_are_refused(tmp_path: Path) -> None:
     _, learner = prepared(nipq(rounding_share=0.25))
     with pytest.raises(RequestError, match="max_steps"):
         trainer(1).fit(learner, tmp_path, data=digits())
+
+
+def test_the_cost_of_a_training_step_is_measured_for_either_noise(tmp_path: Path) -> None:
+    output = tmp_path / "rows.json"
+    settings = ["depth=8", "batch=2", "repeats=2", f"output={output}"]
+    assert noise_training.main(settings, Console(quiet=True)) == 0
+    rows = json.loads(output.read_text())
+    assert [row["step"] for row in rows] == ["uniform noise", "histogram noise", "rounding"]
+    assert all(row["ratio"] > 0 and row["seconds"] > 0 for row in rows)
+
+
+def test_the_uniform_control_holds_its_width_and_rounds_from_the_first_step(tmp_path: Path) -> None:
+    method = nipq(uniform_bits=3, rounding_share=1.0)
+    student, _ = compressed(method, tmp_path, steps=6)
+    layers = method.fired(student)["layers"].values()  # type: ignore[arg-type]
+    assert {bits["weight_bits"] for bits in layers} == {3}
+    _, learner = prepared(method)
+    rounding: list[bool] = []
+    learner.on_train_batch_end = lambda *_, **__: rounding.append(learner.rounds)  # type: ignore[method-assign]
+    trainer(3).fit(learner, tmp_path / "again", data=digits())
+    assert rounding == [True] * 3

@@ -88,17 +88,19 @@ def classify(request: Request, report: Reporter) -> Record:
 
 
 def answer(request: Request, model: ClassifierModel, data: Any, report: Reporter) -> Answers:
-    """Every held-out image through the network; blocks of them give the standard errors."""
-    report.stage("evaluate", len(data.held_out))
+    """The workload's count of held-out images through the network; blocks of them give the standard errors."""
+    asked_for = spread(len(data.held_out), request.workload.count)
+    report.stage("evaluate", len(asked_for))
     probes = probes_of(request)
     for probe in probes.values():
         probe.reset()
     hits: list[Mean] = []
     predicted: list[Tensor] = []
     cost: dict[str, Any] = {}
-    for block in blocks(len(data.held_out), request.workload.blocks):
+    for block in blocks(len(asked_for), request.workload.blocks):
         right = Mean(0, 0.0)
-        for images, labels in loader(Subset(data.held_out, block), request.workload.batch_size):
+        chosen = [asked_for[index] for index in block]
+        for images, labels in loader(Subset(data.held_out, chosen), request.workload.batch_size):
             images, labels = images.to(model.device), labels.to(model.device)
             if not cost:
                 cost = operations(model, images)
@@ -125,6 +127,12 @@ def blocks(count: int, number: int) -> list[range]:
     """`number` contiguous ranges that cover range(count), as even as can be."""
     ends = [count * index // number for index in range(number + 1)]
     return [range(start, stop) for start, stop in pairwise(ends) if stop > start]
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """`wanted` of range(total), evenly spaced; all of it where it holds fewer."""
+    taken = min(total, wanted)
+    return [index * total // taken for index in range(taken)]
 
 
 def loader(dataset: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,8 +164,7 @@ def probes_of(request: Request) -> Mapping[str, NetworkMetric]:
 
 def calibration_calls(request: Request, model: ClassifierModel, data: Any) -> list[Call]:
     """As many training images as the calibration has trajectories, spread evenly over the set."""
-    wanted = min(len(request.calibration.seeds), len(data.train))
-    chosen = [index * len(data.train) // wanted for index in range(wanted)]
+    chosen = spread(len(data.train), len(request.calibration.seeds))
     batches = loader(Subset(data.train, chosen), request.workload.batch_size)
     return [model.call(images.to(model.device)) for images, _ in batches]
 
@@ -174,7 +181,7 @@ def _protocol(request: Request, data: Any) -> dict[str, Any]:
     sample = fingerprint([round(float(images.double().mean()), 9), labels.tolist()])
     return {
         "model": request.model.fingerprint(),
-        "data": {"name": data.name, "held_out": len(data.held_out), "sample": sample},
+        "data": {"name": data.name, "held_out": min(len(data.held_out), request.workload.count), "sample": sample},
         "metrics": {"top1": {}} | {name: probe.fingerprint() for name, probe in probes_of(request).items()},
         "versions": versions(VERSIONS_THAT_MATTER),
     }
