@@ -26,7 +26,8 @@ CALIBRATION = Uniform(10**9, 8, 8, 5)
 
 def method(**changes: object) -> QDiffusion:
     overrides = [f"methods.q_diffusion.{key}={value}" for key, value in changes.items()]
-    config = Composer("config").compose(["method=[q_diffusion]", "methods.q_diffusion.values=4096", "methods.q_diffusion.time_layers=full", *overrides])
+    small = ["methods.q_diffusion.values=4096", "methods.q_diffusion.time_layers=full"]
+    config = Composer("config").compose(["method=[q_diffusion]", *small, *overrides])
     return construct(config.methods.q_diffusion, "methods.q_diffusion")
 
 
@@ -99,18 +100,18 @@ def reconstructed() -> tuple[DiffusionModel, dict[str, torch.Tensor], dict[str, 
     return model, state, outcomes
 
 
-def test_no_unit_gets_worse_on_held_out_data_and_some_get_better(reconstructed: tuple[object, object, dict]) -> None:
+def test_no_unit_gets_worse_on_held_out_data_and_most_get_better(reconstructed: tuple[object, object, dict]) -> None:
     outcomes = reconstructed[2].values()
     assert all(o.rounding_after <= o.rounding_before for o in outcomes)
     assert all(o.steps_after <= o.steps_before for o in outcomes)
-    assert sum(o.rounding_after < o.rounding_before for o in outcomes) >= len(outcomes) / 3
+    assert sum(o.rounding_after < o.rounding_before for o in outcomes) > len(outcomes) / 2
 
 
 def test_reconstruction_brings_the_output_nearer_to_full_precision(reconstructed: tuple[DiffusionModel, ...]) -> None:
     plain, teacher = tiny.unconditional_model(), tiny.unconditional_model()
     nearest = method(**{"weight_bits": 3, "reconstruction.iterations": 0, "reconstruction.step_iterations": 0})
     compress(plain, teacher, {"q": nearest}, calls_of, lambda *_: None)
-    errors = {name: 0.0 for name in ("plain", "learned")}
+    errors = dict.fromkeys(("plain", "learned"), 0.0)
     for call in Uniform(2 * 10**9, 8, 8, 5).record(teacher, tiny.DDIM):
         exact = teacher.predict(call.x, call.t, call.cond)
         for name, model in (("plain", plain), ("learned", reconstructed[0])):
@@ -118,7 +119,7 @@ def test_reconstruction_brings_the_output_nearer_to_full_precision(reconstructed
     assert errors["learned"] < errors["plain"]
 
 
-def test_learned_rounding_survives_saving(reconstructed: tuple[DiffusionModel, dict[str, torch.Tensor], object]) -> None:
+def test_learned_rounding_survives_saving(reconstructed: tuple[DiffusionModel, dict[str, torch.Tensor], dict]) -> None:
     model, state, _ = reconstructed
     again = tiny.unconditional_model()
     restore(again, {"q": method(weight_bits=3)}, state)
@@ -130,7 +131,8 @@ def test_a_unit_whose_held_out_error_rises_is_rolled_back() -> None:
     recipe = method(weight_bits=4)
     spoiling = dataclasses.replace(recipe.reconstruction, iterations=3, step_iterations=3, learning_rate=1e3)
     spoiling = dataclasses.replace(spoiling, step_learning_rate=1e3)
-    state = compress(model, model.copy(), {"q": dataclasses.replace(recipe, reconstruction=spoiling)}, calls_of, _no_fit)
+    spoilt = dataclasses.replace(recipe, reconstruction=spoiling)
+    state = compress(model, model.copy(), {"q": spoilt}, calls_of, _no_fit)
     nearest = dataclasses.replace(spoiling, iterations=0, step_iterations=0)
     other = tiny.unconditional_model()
     compress(other, other.copy(), {"q": dataclasses.replace(recipe, reconstruction=nearest)}, calls_of, _no_fit)

@@ -118,11 +118,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Data:
-    """A unit's arguments as the quantised network gives them and its full-precision outputs; the first are held out."""
+    """A unit's arguments as the quantised network gives them, its full-precision outputs, and which rows are held out.
+
+    Every fourth row of all is, so that all time steps are on both sides; of fewer than four rows the last.
+    """
 
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
     targets: list[Tensor]
-    held_out: int
 
     @classmethod
     @torch.no_grad()
@@ -137,22 +139,36 @@ class Data:
                 model.predict(call.x, call.t, call.cond)
             targets += [output for _, _, output in plain]
             arguments += [(args, kwargs) for args, kwargs, _ in rounded]
-        return cls(arguments, targets, max(1, len(targets) // 4))
+        return cls(arguments, targets)
+
+    def split(self) -> list[tuple[Tensor, Tensor]]:
+        """(rows to learn from, held-out rows) of every call."""
+        sizes = [len(target) for target in self.targets]
+        held = torch.arange(sum(sizes)) % 4 == min(3, sum(sizes) - 1)
+        return [((~part).nonzero().flatten(), part.nonzero().flatten()) for part in held.split(sizes)]
 
     def error(self, unit: nn.Module, exponent: float, batch: int, generator: torch.Generator) -> Tensor:
-        """Of one random call's random rows."""
-        trained = range(self.held_out if len(self.targets) > self.held_out else 0, len(self.targets))
-        place = trained[int(torch.randint(len(trained), (), generator=generator))]
-        size = len(self.targets[place])
-        index = torch.randperm(size, generator=generator)[:batch].to(self.targets[place].device)
-        args, kwargs = self.arguments[place]
-        output = unit(*(_rows(a, index, size) for a in args), **{k: _rows(a, index, size) for k, a in kwargs.items()})
-        return distance(output, self.targets[place][index], exponent)
+        """Of random rows of one random call."""
+        split = self.split()
+        usable = [place for place, (learned, _) in enumerate(split) if len(learned)]
+        if not usable:
+            raise ValueError("one calibration sample cannot be both learned from and held out: record more")
+        place = usable[int(torch.randint(len(usable), (), generator=generator))]
+        rows = split[place][0]
+        return self._error(unit, place, rows[torch.randperm(len(rows), generator=generator)[:batch]], exponent)
 
     @torch.no_grad()
     def held_out_error(self, unit: nn.Module, exponent: float) -> float:
-        pairs = list(zip(self.arguments, self.targets, strict=True))[: self.held_out]
-        return sum(float(distance(unit(*args, **kwargs), out, exponent)) for (args, kwargs), out in pairs) / len(pairs)
+        """The mean over the held-out rows."""
+        held = [(place, rows) for place, (_, rows) in enumerate(self.split()) if len(rows)]
+        total = sum(len(rows) * float(self._error(unit, place, rows, exponent)) for place, rows in held)
+        return total / sum(len(rows) for _, rows in held)
+
+    def _error(self, unit: nn.Module, place: int, rows: Tensor, exponent: float) -> Tensor:
+        (args, kwargs), target = self.arguments[place], self.targets[place]
+        rows, size = rows.to(target.device), len(target)
+        output = unit(*(_rows(a, rows, size) for a in args), **{k: _rows(a, rows, size) for k, a in kwargs.items()})
+        return distance(output, target[rows], exponent)
 
 
 def distance(output: Tensor, target: Tensor, exponent: float) -> Tensor:

@@ -1,0 +1,123 @@
+"""quantization: a tabulated TDQ forward against static intervals, and simulated W8A8 against full precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parediff.bench.settings import settings_from
+from parediff.compress import compress
+from parediff.configuration import Composer
+from parediff.cost import Latency, paired_latency
+from parediff.methods.base import Method
+from parediff.model.diffusion import DiffusionModel
+from parediff.model.door import Call
+from parediff.model.synthetic import cifar_model
+from parediff.request import construct
+from parediff.validation import check_types, require
+
+NETWORKS: dict[str, Callable[[], DiffusionModel]] = {"cifar": cifar_model}
+TABLE_LIMIT, SIMULATION_AIM = 1.02, 1.3
+"""A table may cost 2 % of a forward; simulated quantisation is aimed at 30 %, and its ratio only reported."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`repeats` alternating pairs of one forward of `batch` images; `output` is a JSON file."""
+
+    network: str = "cifar"
+    batch: int = 1
+    repeats: int = 20
+    threads: int = 1
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.network in NETWORKS, "network", self.network, " or ".join(NETWORKS))
+        for key in ("batch", "threads"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.repeats >= 2, "repeats", self.repeats, "2 or more")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of one forward of both sides of a pair."""
+
+    pair: str
+    limit: float
+    held: bool
+    latency: Latency
+
+
+def main(overrides: list[str], console: Any) -> int:
+    """Measure both pairs, print the table; 1 where the table costs more than its limit."""
+    settings = settings_from(Settings, overrides)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        rows = list(measure(settings))
+    finally:
+        torch.set_num_threads(threads)
+    console.print(_table(rows, settings))
+    if settings.output:
+        Path(settings.output).write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    return 0 if all(row.latency.ratio <= row.limit for row in rows if row.held) else 1
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """Two pairs on the same network and input."""
+    model = NETWORKS[settings.network]()
+    calls = _calls(model, settings.batch)
+    common = {"weight_bits": 8, "activation_bits": 8}
+    static = _compressed(model, calls, "lsq", common | {"mode": "ptq", "search": "minmax"})
+    timed = _compressed(model, calls, "tdq", common | {"iterations": 1, "values": 4096, "sampler": "null"})
+    plain = _compressed(model, calls, "ptq", common | {"activation_search": "minmax", "weight_search": "minmax"})
+    for pair, first, second, limit, held in (
+        ("tdq (tables) / static", static, timed, TABLE_LIMIT, True),
+        ("ptq W8A8 / full precision", model, plain, SIMULATION_AIM, False),
+    ):
+        latency = paired_latency(_forward(first, calls[0]), _forward(second, calls[0]), settings.repeats, 2)
+        yield Row(pair, limit, held, latency)
+
+
+def _calls(model: DiffusionModel, batch: int) -> list[Call]:
+    """Noise at two time steps: what is timed does not depend on what the intervals are."""
+    x = torch.randn(batch, *model.sample_shape, generator=torch.Generator().manual_seed(0))
+    return [Call(x, torch.full((batch,), t), {}, step) for step, t in enumerate((900, 500))]
+
+
+def _compressed(model: DiffusionModel, calls: list[Call], name: str, changes: Mapping[str, Any]) -> DiffusionModel:
+    overrides = [f"methods.{name}.{key}={value}" for key, value in changes.items()]
+    config = Composer("config").compose([f"method=[{name}]", *overrides])
+    method: Method = construct(config.methods[name], f"methods.{name}")
+    student = model.copy()
+    compress(student, model, {name: method}, lambda _: calls, lambda *_: None)
+    return student
+
+
+def _forward(model: DiffusionModel, call: Call) -> Callable[[], object]:
+    def forward() -> object:
+        with torch.no_grad():
+            return model.predict(call.x, call.t, call.cond)
+
+    return forward
+
+
+def _table(rows: list[Row], settings: Settings) -> Any:
+    from rich.table import Table
+
+    title = f"{settings.network}, batch {settings.batch}, {settings.threads} thread, {settings.repeats} pairs"
+    table = Table(title=title)
+    for heading in ("second / first", "first s", "second s", "ratio", "limit", "drift"):
+        table.add_column(heading)
+    for row in rows:
+        times = row.latency
+        ratio = f"{times.ratio:.3f} ± {times.ratio_spread / 2:.3f}"
+        limit = f"{row.limit:.2f}" + ("" if row.held else " (aim)")
+        table.add_row(row.pair, f"{times.first_s:.4f}", f"{times.second_s:.4f}", ratio, limit, f"{times.drift:.2f}")
+    return table
