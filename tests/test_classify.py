@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from parediff import record as records
 from parediff.classify import blocks
 from parediff.configuration import Composer
+from parediff.dashboard.bits import bits_drawing
 from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
 from parediff.model.classifier import PretrainedClassifier, load_classifier
@@ -187,3 +189,14 @@ def test_resnet20_has_the_accuracy_that_is_known_for_it() -> None:
     with torch.inference_mode():
         hits = [network(x).argmax(1) == y for x, y in DataLoader(data.held_out, batch_size=250)]
     assert float(torch.cat(hits).double().mean()) == pytest.approx(0.8103, abs=1e-4)
+
+
+def test_learned_bits_are_drawn_layer_by_layer(compressed: Record) -> None:
+    drawing = bits_drawing(replace(compressed, fired={"nipq": {"layers": MIXED}}))
+    assert drawing.count("<rect") == 4
+    assert "first: weight 3 bits" in drawing
+    assert "first: input 32 bits" in drawing
+    assert bits_drawing(replace(compressed, fired={"other": {"share": 0.5}})) == ""
+
+
+MIXED = {"first": {"weight_bits": 3, "activation_bits": 32}, "attention.qk": {"a_bits": 6, "b_bits": 4}}

@@ -7,6 +7,7 @@ from html import escape
 
 from parediff import page
 from parediff.axes import Axis, Unit, known_keys, present
+from parediff.dashboard.bits import bits_drawing
 from parediff.dashboard.pictures import picture
 from parediff.front import Front
 from parediff.front_figure import with_error
@@ -89,7 +90,7 @@ def _details(record: Record, name: str) -> str:
     where = f'<p class="small soft mono">{escape(str(record.folder))}</p>' if record.folder else ""
     error = f'<p class="failed">{escape(record.error)}</p>' if record.error else ""
     head = f'<summary>{escape(name)}<span class="mono small">{escape(record.id)}</span></summary>'
-    return f'<details id="run-{escape(record.id)}">{head}{where}{error}{"".join(parts)}</details>'
+    return f'<details id="run-{escape(record.id)}">{head}{where}{error}{bits_drawing(record)}{"".join(parts)}</details>'
 
 
 def _columns(records: Sequence[Record]) -> list[str]:
