@@ -66,6 +66,31 @@ def test_a_partial_step_at_the_same_input_is_the_full_one(branch: int, kind: str
     assert 0 < counter.macs < plain.macs
 
 
+@pytest.mark.parametrize("branch", [0, 1])
+def test_a_controlnet_stays_alive_on_the_outer_ring(branch: int) -> None:
+    """Its residuals reach the live skips; inside the cut they are as old as the feature."""
+    model = tiny.text_model()
+    x, t, prompt = torch.randn(2, 4, 8, 8), torch.tensor([5, 5]), torch.randn(2, 3, 12)
+    shapes = [(2, 8, 8, 8), (2, 8, 8, 8), (2, 8, 4, 4), (2, 16, 4, 4)]
+
+    def control(scale: float) -> dict[str, Any]:
+        residuals = tuple(scale * torch.ones(shape) for shape in shapes)
+        middle = scale * torch.ones(2, 16, 4, 4)
+        return {
+            "encoder_hidden_states": prompt,
+            "down_block_additional_residuals": residuals,
+            "mid_block_additional_residual": middle,
+        }
+
+    reuser, run = by_hand(model, [FULL, Step(frozenset()), Step(frozenset())], deepcache(branch=branch)._cuts)
+    full = reuser(model.predict, x, t, control(0.1))
+    run.advance()
+    assert torch.allclose(reuser(model.predict, x, t, control(0.1)), full, atol=1e-6)
+    run.advance()
+    assert not torch.allclose(reuser(model.predict, x, t, control(0.5)), full, atol=1e-3)
+    assert reuser.tally.reuse == 2
+
+
 def test_a_deeper_branch_costs_more() -> None:
     model = tiny.unconditional_model()
     costs = []

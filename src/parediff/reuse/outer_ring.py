@@ -32,7 +32,21 @@ class NothingBranch(StandIn):
         return (_nothing(x),)
 
 
-class NothingDown(StandIn):
+class Zero(StandIn):
+    """One zero: a skip that nobody reads, to which a ControlNet may still add what it made for it."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return _zero(x)
+
+
+class ZeroBranch(StandIn):
+    """The same in the place of a `Transformer2DModel`."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        return (_zero(x),)
+
+
+class ZeroDown(StandIn):
     """In the place of a down block that gives `outputs` skips."""
 
     def __init__(self, cell: Cell, outputs: int) -> None:
@@ -40,12 +54,12 @@ class NothingDown(StandIn):
         self.outputs = outputs
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        nothing = _nothing(hidden_states)
-        return nothing, (nothing,) * self.outputs
+        zero = _zero(hidden_states)
+        return zero, (zero,) * self.outputs
 
 
 class NothingInside(StandIn):
-    """In the place of a mid block or an up block; the network reads how many skips an up block takes."""
+    """In the place of an up block; the network reads how many skips it takes."""
 
     def __init__(self, cell: Cell, resnets: int) -> None:
         super().__init__(cell)
@@ -79,6 +93,10 @@ def _nothing(x: Tensor) -> Tensor:
     return x.new_empty(0)
 
 
+def _zero(x: Tensor) -> Tensor:
+    return x.new_zeros(1, 1, 1, 1)
+
+
 @dataclass(frozen=True)
 class Producer:
     """What makes a skip: a layer and the attention behind it, or a downsampler."""
@@ -102,7 +120,7 @@ def outer_ring(denoiser: nn.Module, branch: int) -> Cut:
     keep = KeepEntry(cell, layer, layer.in_channels - skip_channels)
     recall = [
         *_shortened_down(unet, branch, cell),
-        Put(unet, "mid_block", NothingInside(cell, 0)),
+        Put(unet, "mid_block", NothingInside(cell, 0) if owner is unet.up_blocks[0] else Zero(cell)),
         *_shortened_up(unet, owner, row, cell),
         Put(owner.resnets, str(row), RecallEntry(cell, layer)),
     ]
@@ -151,24 +169,26 @@ def _shortened_down(unet: Any, branch: int, cell: Cell) -> list[Put]:
     for row, block in enumerate(unet.down_blocks):
         producers = _producers(block)
         if made >= branch:
-            puts.append(Put(unet.down_blocks, str(row), NothingDown(cell, len(producers))))
+            puts.append(Put(unet.down_blocks, str(row), ZeroDown(cell, len(producers))))
         else:
             deep = producers[branch - made :]
-            puts += [put for producer in deep for name in producer.lists for put in _absent(producer, name, cell)]
+            puts += [
+                put
+                for producer in deep
+                for name in producer.lists
+                for put in _absent(producer, name, cell, Zero, ZeroBranch)
+            ]
         made += len(producers)
     return puts
 
 
-def _absent(producer: Producer, name: str, cell: Cell) -> list[Put]:
+def _absent(producer: Producer, name: str, cell: Cell, plain: type[StandIn], branch: type[StandIn]) -> list[Put]:
+    """What UNets unpack of a `Transformer2DModel` is a tuple; of everything else the tensor itself."""
     modules = getattr(producer.owner, name, None)
     if not modules:
         return []
-    return [Put(modules, str(producer.row), _absence(modules[producer.row], cell))]
-
-
-def _absence(module: nn.Module, cell: Cell) -> StandIn:
-    """What UNets unpack of a `Transformer2DModel` is a tuple; of everything else the tensor itself."""
-    return NothingBranch(cell) if hasattr(module, "transformer_blocks") else Nothing(cell)
+    kind = branch if hasattr(modules[producer.row], "transformer_blocks") else plain
+    return [Put(modules, str(producer.row), kind(cell))]
 
 
 def _shortened_up(unet: Any, entered: Any, row: int, cell: Cell) -> list[Put]:
@@ -180,5 +200,5 @@ def _shortened_up(unet: Any, entered: Any, row: int, cell: Cell) -> list[Put]:
         puts.append(Put(unet.up_blocks, str(index), NothingInside(cell, len(block.resnets))))
     for earlier in range(row):
         producer = Producer(entered, ("resnets", "attentions"), earlier, 0)
-        puts += [put for name in producer.lists for put in _absent(producer, name, cell)]
+        puts += [put for name in producer.lists for put in _absent(producer, name, cell, Nothing, NothingBranch)]
     return puts
