@@ -78,7 +78,7 @@ def _measure(
 ) -> None:
     """Sample, judge, write the images and then the numbers; the numbers' file is what makes it complete."""
     report.stage("baseline images", workload.count)
-    images: np.ndarray | None = None
+    images: np.memmap | None = None
 
     def keep(batch: Batch) -> None:
         nonlocal images
