@@ -19,6 +19,7 @@ from parediff.model.attention import explicit_attention
 from parediff.model.classes import Attention, ResnetBlock2D, Transformer2DModel
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import observing, recording
+from parediff.model.load import PretrainedPipeline
 from parediff.model.sampler import Sampler
 from parediff.reuse.engine import FULL, Step, installed
 from parediff.reuse.standins import Cell, size_bytes
@@ -543,3 +544,20 @@ def test_keyframes_beyond_the_run_are_refused_before_any_call() -> None:
     model = with_method(tiny.unconditional_model(), frdiff(keyframes=(0, 9)))
     with pytest.raises(RequestError, match="below the 6 steps"):
         model.generate([1], None, sampler())
+
+
+def test_on_the_digits_model_a_longer_interval_costs_less_and_strays_further() -> None:
+    model = PretrainedPipeline(name="ddpm_digits", path="assets://ddpm_digits").load("cpu")
+    ddim = Sampler(name="ddim", scheduler="DDIMScheduler", steps=20)
+    seeds = range(12)
+    plain = model.generate(seeds, None, ddim)
+    for mixing in ("hard", "off"):
+        errors, costs = [], []
+        for interval in (1, 2, 3, 5):
+            student = with_method(model, frdiff(interval=interval, mixing=mixing))
+            with counting(student.denoiser) as counter:
+                errors.append(float((student.generate(seeds, None, ddim) - plain).square().mean()))
+            costs.append(counter.macs)
+        assert errors[0] == 0
+        assert errors == sorted(errors)
+        assert costs == sorted(costs, reverse=True)
