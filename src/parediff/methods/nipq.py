@@ -50,6 +50,7 @@ class Nipq(Method):
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float
     quantizer_learning_rate: float
+    bits_learning_rate: float
     warmup_steps: int
     weight_decay: float
     ema_decay: float
@@ -69,7 +70,7 @@ class Nipq(Method):
             reachable = f"a number between bits_min ({self.bits_min}) and bits_max ({self.bits_max})"
             require(self.bits_min < self.target_bits < self.bits_max, "target_bits", self.target_bits, reachable)
         self._check_phases()
-        for key in ("budget_strength", "learning_rate", "quantizer_learning_rate"):
+        for key in ("budget_strength", "learning_rate", "quantizer_learning_rate", "bits_learning_rate"):
             require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
         for key in ("warmup_steps", "weight_decay", "distillation", "shift"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
@@ -121,6 +122,7 @@ class Nipq(Method):
             rounding_share=self.rounding_share,
             optimizer=self.optimizer,
             quantizer_learning_rate=self.quantizer_learning_rate,
+            bits_learning_rate=self.bits_learning_rate,
             norm_batches=self.norm_batches,
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,

@@ -38,6 +38,7 @@ class NoiseTraining(Learner):
         rounding_share: float,
         optimizer: OptimizerName,
         quantizer_learning_rate: float,
+        bits_learning_rate: float,
         norm_batches: int,
         **settings: Any,
     ) -> None:
@@ -45,7 +46,8 @@ class NoiseTraining(Learner):
         super().__init__(network, **settings)
         self.objective, self.budget = objective, budget
         self.rounding_share, self.optimizer = rounding_share, optimizer
-        self.quantizer_learning_rate, self.norm_batches = quantizer_learning_rate, norm_batches
+        self.quantizer_learning_rate, self.bits_learning_rate = quantizer_learning_rate, bits_learning_rate
+        self.norm_batches = norm_batches
         for quantizer in quantizers(network):
             quantizer.requires_grad_(quantizer.on)
 
@@ -73,16 +75,23 @@ class NoiseTraining(Learner):
         return self.objective.judge(self.network, batch, generator)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Kernels decay, vectors do not; boundaries and bits have a rate of their own. The bits' group comes last."""
+        """Kernels decay, vectors do not; boundaries and bits have rates of their own. The bits' group comes last."""
         bits, clips = [q.theta_bits for q in quantizers(self.network)], [q.theta_clip for q in quantizers(self.network)]
         apart = {id(parameter) for parameter in bits + clips}
         trained = [p for p in self.network.parameters() if p.requires_grad and id(p) not in apart]
-        rate = {"lr": self.quantizer_learning_rate, "weight_decay": 0.0}
         return [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            {"params": [p for p in clips if p.requires_grad], **rate},
-            {"params": [] if self.rounds else [p for p in bits if p.requires_grad], **rate},
+            {
+                "params": [p for p in clips if p.requires_grad],
+                "lr": self.quantizer_learning_rate,
+                "weight_decay": 0.0,
+            },
+            {
+                "params": [] if self.rounds else [p for p in bits if p.requires_grad],
+                "lr": self.bits_learning_rate,
+                "weight_decay": 0.0,
+            },
         ]
 
     def configure_optimizers(self) -> Any:
