@@ -75,7 +75,8 @@ def _request(name: str, folder: Path) -> Request:
     alone = build(Composer("config").compose([*overrides, f"method=[{name}]"]))
     if not alone.methods[name].corrects:
         return alone
-    return build(Composer("config").compose([*overrides, f"method=[ptq,{name}]", "methods.ptq.weight_bits=4"]))
+    order = f"{name},ptq" if alone.methods[name].comes_first else f"ptq,{name}"
+    return build(Composer("config").compose([*overrides, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
 
 
 def test_the_same_seeds_give_the_same_images_twice(compressed: Compressed) -> None:

@@ -212,7 +212,7 @@ def test_smoothing_after_quantisation_is_refused() -> None:
     model = tiny.unconditional_model()
     block = sites(model.denoiser)[0].block
     block.conv2 = quantized(block.conv2, torch.randn(2, 8, 8, 8), 4)
-    with pytest.raises(RequestError, match="before every one that quantises"):
+    with pytest.raises(RequestError, match="before every method that quantises"):
         install_smoothing(model)
 
 

@@ -80,7 +80,7 @@ def test_smoothing_is_calibrated_on_the_full_precision_network() -> None:
 
 
 def test_smoothing_behind_the_quantiser_is_refused() -> None:
-    with pytest.raises(RequestError, match="before every one that quantises"):
+    with pytest.raises(RequestError, match="before every method that quantises"):
         compressed("ptq,qncd", *SMOOTH)
 
 

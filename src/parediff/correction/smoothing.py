@@ -19,7 +19,7 @@ from parediff.model.blocks import adaptive_blocks, residual_blocks
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 
-FIRST = "the method before every one that quantises: its factors belong into the weights before they are rounded;"
+FIRST = "false, or a place in the list before every method that quantises: weights take their factors before rounding"
 
 
 class SmoothedDropout(nn.Module):
@@ -165,7 +165,7 @@ def install_smoothing(model: DiffusionModel) -> None:
         accepted = "a network with residual blocks that take in the time, or transformer blocks with adaLN-Zero, is"
         raise RequestError("smoothing", type(model.denoiser).__name__, f"{accepted} accepted; false switches it off")
     if any(hasattr(layer, "layer") for site in found for layers in site.layers for layer in layers):
-        raise RequestError("smoothing", True, f"accepted where this is {FIRST} else only false")
+        raise RequestError("smoothing", True, f"{FIRST}, is accepted")
     for site in found:
         site.install()
 

@@ -28,6 +28,7 @@ class Qncd(Method):
     """
 
     corrects: ClassVar[bool] = True
+    comes_first: ClassVar[bool] = True
 
     smoothing: bool
     smoothing_strength: float
