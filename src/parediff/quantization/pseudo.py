@@ -155,11 +155,13 @@ def _fill_input(quantizer: NoiseQuantizer, samples: Samples, elements: int) -> N
 
 
 def _fill_weight(layer: NoisyLayer) -> None:
-    """The largest weight where bits are learned; where they are held, the least squared error at them."""
+    """At 8 bits the best boundary is next to the largest weight; at 3 it is not, and bits would be learned to make up.
+
+    The released code starts at softplus(max W), which is at least ln 2 (defect 3).
+    """
     weight, quantizer = layer.weight.detach(), layer.weight_quantizer
-    held = int(quantizer.fixed)
-    boundary = _searched(Samples.of(weight), held, "symmetric") if held else _usable(weight.abs().amax())
-    quantizer.fill(boundary, "symmetric", weight.numel())
+    bits = int(quantizer.fixed) or round(quantizer.range.start)
+    quantizer.fill(_searched(Samples.of(weight), bits, "symmetric"), "symmetric", weight.numel())
 
 
 def _searched(samples: Samples, bits: int, kind: Kind) -> Tensor:
