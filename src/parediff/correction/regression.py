@@ -1,4 +1,4 @@
-"""PTQD's model of a quantised prediction, e_q = (1 + k_t) e + b_t,c + residual (arXiv 2305.10657), fitted per time step."""
+"""PTQD: e_q = (1 + k_t) e + b_t,c + residual for a quantised prediction (arXiv 2305.10657), fitted per time step."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Moments:
 
 @torch.no_grad()
 def moments_of(model: DiffusionModel, calls: Iterable[Call], channels: int) -> dict[float, Moments]:
-    """Pairs of full-precision and quantised predictions at the same calls; lazy calls follow the former's trajectory."""
+    """Pairs of full-precision and quantised predictions at the same calls; lazy ones follow full precision."""
     found: dict[float, Moments] = {}
     with bypassed(model.denoiser):
         replayed = iter(calls)  # what is recorded lazily is recorded now
