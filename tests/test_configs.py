@@ -18,6 +18,11 @@ OPTIONS = [
     if group.is_dir()
     for path in sorted(group.glob("*.yaml"))
 ]
+NEEDED = {
+    "top1": ["workload.conditions=[0,1]"],
+    "robustness_activations": ["model=classifier_digits"],
+    "robustness_weights": ["model=classifier_digits"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,7 @@ def override(group: str, option: str) -> str:
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in GROUPS])
 def test_every_option_composes_and_builds(composer: Composer, group: str, option: str) -> None:
-    extra = ["workload.conditions=[0,1]"] if option.startswith("top1") else []
-    assert build(composer.compose([override(group, option), *extra])).id
+    assert build(composer.compose([override(group, option), *NEEDED.get(option, [])])).id
 
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] not in GROUPS])

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def timesteps(self) -> Tensor:
-        """The time steps this run executes, in order; image-to-image starts late, an ensemble's first model ends early."""
+        """The time steps executed, in order; image-to-image starts late, an ensemble's first model ends early."""
         begin = getattr(self.scheduler, "begin_index", None) or 0
         executed = getattr(self.model.pipeline, "_num_timesteps", None)
         return self.scheduler.timesteps[begin:][:executed]

@@ -80,7 +80,8 @@ class TimeContext(nn.Module):
         below, above, share = self._places
         if not self.interpolate:
             return table[below]
-        return torch.lerp(table[below], table[above], share.reshape(-1, *[1] * (table.ndim - 1)))
+        weight = share.to(table.dtype).reshape(-1, *[1] * (table.ndim - 1))
+        return torch.lerp(table[below], table[above], weight)
 
     def _find(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(index of the step at or below, index at or above, how far in between); beyond the ends, the end."""
