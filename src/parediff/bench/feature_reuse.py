@@ -87,7 +87,10 @@ def main(overrides: list[str], console: Any) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        rows = [row for network in settings.networks for row in measure(network, settings)]
+        rows = []
+        for row in (row for network in settings.networks for row in measure(network, settings)):
+            rows.append(row)
+            console.print(f"{row.network}, {row.candidate}: {row.speed_up:.2f} of {row.mac_ratio:.2f}")
     finally:
         torch.set_num_threads(threads)
     console.print(_table(rows, settings))
