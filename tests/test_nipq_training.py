@@ -344,3 +344,19 @@ def test_the_uniform_control_holds_its_width_and_rounds_from_the_first_step(tmp_
     learner.on_train_batch_end = lambda *_, **__: rounding.append(learner.rounds)  # type: ignore[method-assign]
     trainer(3).fit(learner, tmp_path / "again", data=digits())
     assert rounding == [True] * 3
+
+
+@pytest.mark.slow
+def test_the_notebook_of_learned_bits_runs(tmp_path: Path) -> None:
+    import shutil
+
+    import nbformat
+    from nbclient import NotebookClient
+
+    root = Path(__file__).parent.parent
+    book = nbformat.read(root / "notebooks" / "learned_bits.ipynb", as_version=4)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "experiments" / "nipq").mkdir(parents=True)
+    shutil.copy(root / "experiments" / "nipq" / "measured.json", tmp_path / "experiments" / "nipq")
+    NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
+    assert sum(output.output_type == "display_data" for cell in book.cells for output in cell.get("outputs", [])) == 2
