@@ -8,8 +8,9 @@ import pytest
 
 from parediff.configuration import Composer
 from parediff.listing import catalogue, experiment_files, headline
-from parediff.request import build
+from parediff.request import build, construct
 from parediff.resources import shipped
+from parediff.sampling import images
 
 GROUPS = {"method", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
 OPTIONS = [
@@ -23,6 +24,8 @@ NEEDED = {
     "robustness_activations": ["model=classifier_digits"],
     "robustness_weights": ["model=classifier_digits"],
 }
+# experiments whose weights the user brings
+BROUGHT = {"nipq/resnet20": ["model.random_weights=true"]}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_every_other_option_composes(composer: Composer, group: str, option: str
 
 @pytest.mark.parametrize("name", experiment_files())
 def test_every_run_of_every_experiment_builds(composer: Composer, name: str) -> None:
-    jobs = composer.jobs([f"experiment={name}"])
+    jobs = composer.jobs([f"experiment={name}", *BROUGHT.get(name.split("_")[0], [])])
     ids = [build(composer.compose(job)).id for job in jobs]
     assert len(set(ids)) == len(ids), "two points of one experiment are the same run"
 
@@ -68,3 +71,14 @@ def test_training_composes_for_every_model_that_has_an_architecture() -> None:
     for option in ("ddpm_digits", "classifier_digits"):
         config = Composer("train").compose([f"model={option}"])
         assert "_target_" in config.model.architecture
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "sampler"])
+def test_every_sampler_draws_digits_from_the_model_that_ships(composer: Composer, option: str) -> None:
+    overrides = [f"sampler={option}", "sampler.steps=10", "workload.count=100", "workload.batch_size=100"]
+    config = composer.compose([*overrides, "workload.blocks=1"])
+    model = construct(config.model, "model", without=("architecture",)).load("cpu")
+    distance = construct(config.metrics.fd_digits, "metrics.fd_digits")
+    for batch in images(model, construct(config.workload, "workload"), construct(config.sampler, "sampler")):
+        distance.update(batch.images)
+    assert distance.compute() < 6, "noise is 20 or more away, a working sampler below 4"
