@@ -10,7 +10,7 @@ from parediff.methods.base import Method
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 from parediff.quantization.grid import Grid
-from parediff.quantization.intervals import Layout, activation_quantizers, calibrate_weights, fold, install
+from parediff.quantization.intervals import Layout, activation_quantizers, calibrate_weights, check_bits, fold, install
 from parediff.quantization.recipe import Recipe
 from parediff.quantization.report import description
 from parediff.quantization.search import search_named
@@ -42,9 +42,7 @@ class Lsq(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for bits in ("weight_bits", "activation_bits"):
-            least = 3 if self.grid == "narrow" else 2
-            require(least <= getattr(self, bits) <= 32, bits, getattr(self, bits), f"{least} to 32")
+        check_bits(self)
         require(self.values >= 1, "values", self.values, "1 or more")
 
     def prepare(self, model: DiffusionModel) -> None:

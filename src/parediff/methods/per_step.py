@@ -11,7 +11,7 @@ from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 from parediff.model.sampler import Sampler
 from parediff.quantization.grid import Grid
-from parediff.quantization.intervals import Layout, calibrate_weights, fold
+from parediff.quantization.intervals import Layout, calibrate_weights, check_bits, fold
 from parediff.quantization.report import description
 from parediff.quantization.search import search_named
 from parediff.quantization.tables import PerStepTable
@@ -43,9 +43,7 @@ class PerStep(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for bits in ("weight_bits", "activation_bits"):
-            least = 3 if self.grid == "narrow" else 2
-            require(least <= getattr(self, bits) <= 32, bits, getattr(self, bits), f"{least} to 32")
+        check_bits(self)
         require(self.values >= 1, "values", self.values, "1 or more")
 
     @property

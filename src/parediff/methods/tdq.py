@@ -15,7 +15,7 @@ from parediff.model.sampler import Sampler
 from parediff.quantization.generated import Generated
 from parediff.quantization.generator_fit import GeneratorFit
 from parediff.quantization.grid import Grid
-from parediff.quantization.intervals import Layout, calibrate_weights, fold
+from parediff.quantization.intervals import Layout, calibrate_weights, check_bits, fold
 from parediff.quantization.recipe import Recipe
 from parediff.quantization.report import description
 from parediff.quantization.search import search_named
@@ -58,9 +58,7 @@ class Tdq(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for bits in ("weight_bits", "activation_bits"):
-            least = 3 if self.grid == "narrow" else 2
-            require(least <= getattr(self, bits) <= 32, bits, getattr(self, bits), f"{least} to 32")
+        check_bits(self)
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a share from 0 to below 1")
         require(self.iterations >= 0, "iterations", self.iterations, "0 or more")
         require(self.fit_learning_rate > 0, "fit_learning_rate", self.fit_learning_rate, "a positive number")

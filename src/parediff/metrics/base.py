@@ -61,7 +61,10 @@ class Metric(ABC, Generic[Statistic]):
         for images in (batch, reference):
             if images is not None and (images.dtype != torch.uint8 or images.ndim != 4):
                 raise TypeError(f"images are uint8 NCHW, not {images.dtype} of shape {tuple(images.shape)}")
-        statistic = self.measure(batch, reference, conditions)
+        self._take(self.measure(batch, reference, conditions))
+
+    def _take(self, statistic: Statistic) -> None:
+        """Into the present block."""
         if self._open:
             self._blocks[-1] = self._blocks[-1].merge(statistic)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 
 from parediff.errors import RequestError
 from parediff.provenance import file_fingerprint
-
-ASSETS = "assets://"
+from parediff.resources import folder_of
 
 
 class Extractor(ABC):
@@ -57,9 +55,7 @@ class Classifier(Extractor):
 
     @property
     def folder(self) -> Path:
-        if self.path.startswith(ASSETS):
-            return Path(str(files("parediff"))) / "assets" / self.path.removeprefix(ASSETS)
-        return Path(self.path).expanduser()
+        return folder_of(self.path)
 
     @cached_property
     def network(self) -> nn.Module:

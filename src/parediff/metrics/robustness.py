@@ -36,12 +36,7 @@ class NetworkMetric(Metric[Mean]):
 
     def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
         """Take one batch of the present block."""
-        statistic = self.probe(network, images, labels)
-        if self._open:
-            self._blocks[-1] = self._blocks[-1].merge(statistic)
-        else:
-            self._blocks.append(statistic)
-        self._open = True
+        self._take(self.probe(network, images, labels))
 
     def value(self, statistic: Mean) -> float:
         return statistic.value

@@ -8,8 +8,6 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from parediff.model.tree import put
-
 
 class Matmul(nn.Module):
     """a @ b over the last two dimensions; a place to hook, count and quantise."""
@@ -118,8 +116,3 @@ def explicit_attention(denoiser: nn.Module) -> list[str]:
             )
         module.set_processor(MatmulAttention())
     return list(found)
-
-
-def put_processor(denoiser: nn.Module, path: str, processor: nn.Module) -> None:
-    """Replace one processor that is a module."""
-    put(denoiser, f"{path}.processor", processor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from parediff.errors import RequestError
 from parediff.model.networks import build
 from parediff.model.weights import load_into, load_weights
 from parediff.provenance import file_fingerprint
-
-ASSETS = "assets://"
+from parediff.resources import folder_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class PretrainedClassifier:
 
     @property
     def folder(self) -> Path:
-        return classifier_folder(str(self.path))
+        return folder_of(str(self.path))
 
     def image_shape(self) -> None:
         """A classifier draws no images."""
@@ -110,7 +108,7 @@ class ClassifierArchitecture:
 
 def load_classifier(path: str | Path) -> nn.Module:
     """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
-    folder = classifier_folder(str(path))
+    folder = folder_of(path)
     description, weights = folder / "config.json", folder / "model.safetensors"
     if not description.is_file():
         raise RequestError("path", path, "a folder with config.json and model.safetensors")
@@ -121,9 +119,3 @@ def load_classifier(path: str | Path) -> nn.Module:
         raise RequestError("path", path, "config.json must name a network and its arguments") from error
     load_into(network, load_weights(weights, "path"), weights, "path")
     return network.eval()
-
-
-def classifier_folder(path: str) -> Path:
-    if path.startswith(ASSETS):
-        return Path(str(files("parediff"))) / "assets" / path.removeprefix(ASSETS)
-    return Path(path).expanduser()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +51,6 @@ class Run:
     index: int = 0
     evaluations: int = 0
     probing: bool = False
-    wrappers: list[Wrapper] = field(default_factory=list)
 
     @property
     def timesteps(self) -> Tensor:
@@ -77,8 +77,13 @@ class DenoiserOutput(BaseOutput):
 
 def signature_of(denoiser: nn.Module) -> inspect.Signature:
     """The plain signature of the network's class, also while its door is open."""
-    parameters = list(inspect.signature(type(denoiser).forward).parameters.values())[1:]
-    return inspect.Signature(parameters)
+    kind: Any = type(denoiser)
+    return _class_signature(kind)
+
+
+@functools.cache
+def _class_signature(kind: Any) -> inspect.Signature:
+    return inspect.Signature(list(inspect.signature(kind.forward).parameters.values())[1:])
 
 
 def split_arguments(denoiser: nn.Module, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any], bool]:

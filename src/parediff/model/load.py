@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from parediff.errors import RequestError
 from parediff.model.diffusion import DiffusionModel
 from parediff.provenance import file_fingerprint
+from parediff.resources import ASSETS, folder_of
 
-ASSETS = "assets://"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
@@ -45,9 +44,7 @@ class PretrainedPipeline:
 
     @property
     def folder(self) -> Path:
-        if self.path.startswith(ASSETS):
-            return Path(str(files("parediff"))) / "assets" / self.path.removeprefix(ASSETS)
-        return Path(self.path).expanduser()
+        return folder_of(self.path)
 
     @property
     def is_local(self) -> bool:

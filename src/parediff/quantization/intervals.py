@@ -19,6 +19,7 @@ from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.samples import Samples
 from parediff.quantization.search import Search
 from parediff.quantization.sources import Learned, StepSource
+from parediff.validation import require
 
 TIME_ONLY = (
     r"time_embedding|time_emb_proj|time_embed|class_embedding|add_embedding|emb\.timestep_embedder"
@@ -52,6 +53,13 @@ class Layout:
 
     def after_silu(self, bits: int) -> Grid:
         return Grid(bits, "shifted_narrow" if self.grid == "narrow" else "shifted")
+
+
+def check_bits(method: Any) -> None:
+    """Raise unless both widths of a method fit its `grid`: a narrow one has no levels left below 3 bits."""
+    least = 3 if method.grid == "narrow" else 2
+    for bits in ("weight_bits", "activation_bits"):
+        require(least <= getattr(method, bits) <= 32, bits, getattr(method, bits), f"{least} to 32")
 
 
 class BehindDropout(nn.Module):
