@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +26,7 @@ from parediff.progress import Reporter
 from parediff.provenance import fingerprint, versions
 from parediff.record import Record
 from parediff.request import Request
-from parediff.run import VERSIONS_THAT_MATTER, Stages, asked, compress_model, write
+from parediff.run import VERSIONS_THAT_MATTER, asked, begin, compress_model, finish
 from parediff.sampling import to_uint8
 
 SHOWN = 64
@@ -45,11 +44,7 @@ class Answers:
 
 def classify(request: Request, report: Reporter) -> Record:
     """The line: model, compress, top-1 on held-out data, cost, record, tracker."""
-    stages = Stages()
-    if not request.config["resume"]:
-        shutil.rmtree(request.folder / "training", ignore_errors=True)
-    if request.config["threads"]:
-        torch.set_num_threads(request.config["threads"])
+    stages = begin(request)
     with stages.time("load"):
         report.stage("load")
         teacher = ClassifierModel(request.model.load(request.device), name=request.model.name)
@@ -79,12 +74,7 @@ def classify(request: Request, report: Reporter) -> Record:
         better=dict.fromkeys((*result.quality, "agreement"), "higher"),
         seconds=stages.seconds,
     )
-    write(request, record, shown(data))
-    report.stage("track")
-    request.tracker.log_record(record.to_json(), request.folder / "samples.png")
-    if not request.config["save"]:
-        shutil.rmtree(request.folder / "training", ignore_errors=True)
-    return record
+    return finish(request, record, shown(data), report)
 
 
 def answer(request: Request, model: ClassifierModel, data: Any, report: Reporter) -> Answers:

@@ -88,11 +88,7 @@ def _line_of(request: Request) -> Callable[[Request, Reporter], Record]:
 
 def run(request: Request, report: Reporter) -> Record:
     """The line: model, compress, sample, metrics and cost, record, tracker."""
-    stages = Stages()
-    if not request.config["resume"]:
-        shutil.rmtree(request.folder / "training", ignore_errors=True)
-    if request.config["threads"]:
-        torch.set_num_threads(request.config["threads"])
+    stages = begin(request)
     with stages.time("load"):
         report.stage("load")
         teacher = request.model.load(request.device)
@@ -119,7 +115,21 @@ def run(request: Request, report: Reporter) -> Record:
         report.stage("cost")
         cost, reference_cost = _costs(request, student, teacher, result, reference)
     record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages)
-    write(request, record, result.shown)
+    return finish(request, record, result.shown, report)
+
+
+def begin(request: Request) -> Stages:
+    """What comes before any line: threads, and no remains of a training that is not to be resumed."""
+    if not request.config["resume"]:
+        shutil.rmtree(request.folder / "training", ignore_errors=True)
+    if request.config["threads"]:
+        torch.set_num_threads(request.config["threads"])
+    return Stages()
+
+
+def finish(request: Request, record: Record, shown: Tensor, report: Reporter) -> Record:
+    """What ends any line: the record on disk, then the tracker; checkpoints go unless the model is kept."""
+    write(request, record, shown)
     report.stage("track")
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
     if not request.config["save"]:
