@@ -34,6 +34,11 @@ class ErrorCurves:
         """Between two candidates, in log."""
         return float(torch.log(torch.tensor(HIGHEST / LOWEST))) / (self.errors.shape[2] - 1)
 
+    def between(self, steps: Tensor, share: Tensor) -> Tensor:
+        """The error at steps [quantisers, K - 1] for a time a `share` [K - 1] of the way from t_k to t_(k+1)."""
+        before, after = (ErrorCurves(part, self.lowest).at(steps) for part in (self.errors[:, :-1], self.errors[:, 1:]))
+        return before + (after - before) * share
+
     def at(self, steps: Tensor) -> Tensor:
         """The error at steps [quantisers, K], between candidates linear in log s."""
         place = ((steps.log() - self.lowest.log()[:, None]) / self.gap).clamp(0, self.errors.shape[2] - 1.001)
@@ -47,7 +52,9 @@ class GeneratorFit:
     """Adam on mean_t |q(A(t); s(t)) - A(t)|^2, relative to mean A(t)^2 or not, from the best static step.
 
     The error is a function of s alone, so it is measured once at many steps; every iteration then sees all time steps
-    and all quantisers. The learning rate falls to zero along half a cosine.
+    and all quantisers. It also sees a random time between every two of them, whose error is taken to lie between
+    theirs: the embedding turns once in 2 pi time steps, and a generator free between the fitted times would swing there.
+    The learning rate falls to zero along half a cosine.
     """
 
     search: Search
@@ -70,16 +77,20 @@ class GeneratorFit:
         )
         sources = [_generated(quantizers[i]) for i in chosen]
         stack = Stack(sources)
-        embedding = embedding_of(samples[0].t.unique(), sources[0].context.channels)
         with torch.enable_grad():
-            self._descend(stack, curves, embedding)
+            self._descend(stack, curves, samples[0].t.unique(), sources[0].context.channels)
         stack.write_back(sources)
 
-    def _descend(self, stack: Stack, curves: ErrorCurves, embedding: Tensor) -> None:
+    def _descend(self, stack: Stack, curves: ErrorCurves, t: Tensor, channels: int) -> None:
         optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        generator = torch.Generator().manual_seed(0)
         for _ in range(self.iterations):
-            loss = curves.at(stack.steps(embedding)).mean(dim=1).sum()
+            share = torch.rand(len(t) - 1, generator=generator).to(t)
+            steps = stack.steps(embedding_of(torch.cat([t, t[:-1] + share * t.diff()]), channels))
+            fitted, inner = steps.split([len(t), len(t) - 1], dim=1)
+            errors = torch.cat([curves.at(fitted), curves.between(inner, share.to(inner))], dim=1)
+            loss = errors.mean(dim=1).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
