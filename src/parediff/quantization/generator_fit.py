@@ -53,7 +53,7 @@ class GeneratorFit:
 
     The error is a function of s alone, so it is measured once at many steps; every iteration then sees all time steps
     and all quantisers. It also sees a random time between every two of them, whose error is taken to lie between
-    theirs: the embedding turns once in 2 pi time steps, and a generator free between the fitted times would swing there.
+    theirs: the embedding turns once in 2 pi time steps, and a generator free between fitted times would swing there.
     The learning rate falls to zero along half a cosine.
     """
 
