@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,9 @@ from parediff.resources import shipped
 
 Overrides = list[str]
 
+OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
+"""For seed sets: `first_seed: ${product:100000,${seed}}`."""
 
 class Composer:
     """Composes one primary config ('config' or 'train') under command-line overrides."""
