@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from torch import Tensor, nn
 
 import reusing
@@ -33,6 +33,8 @@ SOLVERS = (
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
     "UniPCMultistepScheduler",
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -374,7 +376,8 @@ def test_every_solver_refreshes_as_often_as_asked(solver: str) -> None:
     model = with_method(tiny.unconditional_model(), frdiff(interval=3, mixing="off"))
     images = model.generate([1], None, sampler(solver, steps=9))
     tally = installed(model, "frdiff").tally
-    calls = {"PNDMScheduler": 18, "HeunDiscreteScheduler": 17}.get(solver, 17 if "KDPM2" in solver else 9)
+    second_order = "KDPM2" in solver or solver in ("HeunDiscreteScheduler", "DPMSolverSDEScheduler")
+    calls = 18 if solver == "PNDMScheduler" else 17 if second_order else 9
     refreshes = {18: 6, 17: 6, 9: 3}[calls]  # PNDM starts with Runge-Kutta; a second-order step is two calls
     assert (tally.full, tally.reuse, tally.forced) == (refreshes, calls - refreshes, 0)
     assert images.isfinite().all()
@@ -474,12 +477,16 @@ def test_two_models_interleaved_do_not_meet() -> None:
     assert torch.equal(inside[0], expected[1])
 
 
+def _parts(pipeline: Any) -> dict[str, Any]:
+    return {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+
+
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
 @pytest.mark.parametrize(("strength", "executed"), [(0.3, 3), (0.8, 8)])
 def test_image_to_image_counts_the_steps_that_it_executes(strength: float, executed: int) -> None:
-    text = tiny.text_model().pipeline
-    parts = {name: getattr(text, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = StableDiffusionImg2ImgPipeline(**parts, **options)
+    pipeline = StableDiffusionImg2ImgPipeline(**_parts(tiny.text_model().pipeline), **UNCHECKED)
     image = torch.rand(1, 3, 16, 16)
     model = DiffusionModel(pipeline, name="img2img", options={"image": image, "strength": strength})
     frdiff(mixing="off").prepare(model)
@@ -510,6 +517,27 @@ def test_the_noise_drawn_is_the_baselines(solver: str, monkeypatch: pytest.Monke
         assert torch.equal(before.get_state(), after.get_state())
 
 
+def test_inpainting_counts_the_steps_that_it_executes() -> None:
+    text = tiny.text_model().pipeline
+    pipeline = StableDiffusionInpaintPipeline(**_parts(text), **UNCHECKED)
+    options = {"image": torch.rand(1, 3, 16, 16), "mask_image": torch.ones(1, 1, 16, 16), "strength": 0.7}
+    model = DiffusionModel(pipeline, name="inpaint", options=options | {"height": 16, "width": 16})
+    plain = model.generate([1], ["a"], sampler(steps=10))
+    student = with_method(model, frdiff(mixing="off"))
+    assert not torch.equal(student.generate([1], ["a"], sampler(steps=10)), plain)
+    tally = installed(student, "frdiff").tally
+    assert (tally.full, tally.reuse) == (4, 3)
+
+
+@pytest.mark.parametrize(("end", "executed"), [(0.5, 5), (0.8, 8)])
+def test_denoising_that_ends_early_counts_the_steps_that_it_executes(end: float, executed: int) -> None:
+    model = tiny.xl_model({"denoising_end": end})
+    student = with_method(model, frdiff(mixing="off", interval=3))
+    assert len(calls_of(student, sampler(steps=10), (1,), ["a"])) == executed
+    tally = installed(student, "frdiff").tally
+    assert (tally.full, tally.reuse) == (-(-executed // 3), executed - -(-executed // 3))
+
+
 def test_explicit_attention_and_slicing_keep_keyframes_exact() -> None:
     for change in (
         lambda model: explicit_attention(model.denoiser),
@@ -522,6 +550,51 @@ def test_explicit_attention_and_slicing_keep_keyframes_exact() -> None:
         student = with_method(model, frdiff(interval=1))
         assert torch.equal(student.generate([1], ["a"], sampler()), model.generate([1], ["a"], sampler()))
         assert with_method(model, frdiff()).generate([1], ["a"], sampler()).isfinite().all()
+
+
+def _lora(denoiser: Any) -> None:
+    from peft import LoraConfig
+
+    torch.manual_seed(3)
+    config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_v", "conv1"])
+    denoiser.add_adapter(config)
+
+
+def test_an_adapter_may_come_and_go_between_runs() -> None:
+    """Keyframes stay exact with LoRA in the denoiser, reuse runs, and the run after its removal is as fresh."""
+    model = tiny.text_model(2.0)
+    student = with_method(model, frdiff(interval=1))
+    reusing = with_method(model, frdiff())
+    before = reusing.generate([1], ["a"], sampler())
+    for one in (model, student, reusing):
+        _lora(one.denoiser)
+    adapted = model.generate([1], ["a"], sampler())
+    assert torch.equal(student.generate([1], ["a"], sampler()), adapted)
+    assert not torch.allclose(reusing.generate([1], ["a"], sampler()), before, atol=1e-4)
+    reusing.denoiser.delete_adapters("default")
+    assert torch.equal(reusing.generate([1], ["a"], sampler()), before)
+
+
+@pytest.mark.parametrize("offload", ["cpu_offload", "cpu_offload_with_hook"])
+def test_offloading_hooks_change_nothing(offload: str) -> None:
+    """accelerate's hooks around every layer (sequential) and around the whole denoiser, all on the CPU."""
+    import accelerate
+
+    model = tiny.text_model(2.0)
+    plain = {interval: with_method(model, frdiff(interval=interval)) for interval in (1, 2)}
+    expected = {interval: one.generate([1], ["a"], sampler()) for interval, one in plain.items()}
+    for interval, one in plain.items():
+        getattr(accelerate, offload)(one.denoiser, torch.device("cpu"))
+        assert torch.equal(one.generate([1], ["a"], sampler()), expected[interval])
+
+
+def test_a_brownian_path_belongs_to_the_image() -> None:
+    """DPM++ SDE owns its noise; image i must still depend on seed i only."""
+    model = tiny.unconditional_model()
+    together = model.generate([1, 2], None, sampler("DPMSolverSDEScheduler"))
+    alone = model.generate([2], None, sampler("DPMSolverSDEScheduler"))
+    assert torch.allclose(together[1:], alone, atol=1e-5)
+    assert not torch.allclose(together[:1], together[1:], atol=1e-2)
 
 
 @pytest.mark.parametrize(

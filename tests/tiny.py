@@ -10,10 +10,11 @@ from diffusers import (
     DiTPipeline,
     DiTTransformer2DModel,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
-from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel
+from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.sampler import Sampler
@@ -117,6 +118,38 @@ def text_model(guidance_scale: float = 1.0) -> DiffusionModel:
     return DiffusionModel(pipeline, name="tiny_text", guidance_scale=guidance_scale)
 
 
+def xl_model(options: dict[str, object]) -> DiffusionModel:
+    """SDXL's pipeline: two text encoders, and size and crop embedded with the time step."""
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=24,
+        norm_num_groups=4,
+        attention_head_dim=(2, 4),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + 12,
+        use_linear_projection=True,
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=_text_encoder(),
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection),
+        tokenizer=_Tokenizer(),
+        tokenizer_2=_Tokenizer(),
+        unet=unet,
+        scheduler=scheduler(),
+        add_watermarker=False,
+    )
+    return DiffusionModel(pipeline, name="tiny_xl", options=options)
+
+
 class _Tokenizer:
     """One token a byte."""
 
@@ -133,10 +166,11 @@ class _Tokenizer:
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
-def _text_encoder() -> CLIPTextModel:
+def _text_encoder(kind: type = CLIPTextModel) -> CLIPTextModel:
     torch.manual_seed(1)
-    return CLIPTextModel(
+    return kind(
         CLIPTextConfig(
+            projection_dim=12,
             vocab_size=256,
             hidden_size=12,
             intermediate_size=12,

@@ -105,9 +105,13 @@ def call_network(denoiser: nn.Module, forward: Callable[..., Any], x: Tensor, t:
 
 @contextmanager
 def opened(model: DiffusionModel, run: Run) -> Iterator[None]:
-    """Route every call of the denoiser through the model's wrappers while a run lasts."""
+    """Route every call of the denoiser through the model's wrappers while a run lasts.
+
+    A `forward` that something else put on the denoiser, as offloading does, stays inside and is put back.
+    """
     denoiser = model.denoiser
-    if "forward" in denoiser.__dict__:
+    hooked = denoiser.__dict__.get("forward")
+    if hasattr(hooked, "is_open_door"):
         raise RuntimeError(f"{model.name} is already sampling; one run at a time, or give each run its own copy")
     plain = denoiser.forward
 
@@ -127,11 +131,14 @@ def opened(model: DiffusionModel, run: Run) -> Iterator[None]:
         output = predict(x, t, cond)
         return DenoiserOutput(sample=output) if return_dict else (output,)
 
+    forward.is_open_door = True  # type: ignore[attr-defined]
     denoiser.forward = forward
     try:
         yield
     finally:
         del denoiser.forward
+        if hooked is not None:
+            denoiser.forward = hooked
 
 
 def _wrapped(wrapper: Wrapper, inner: Predict) -> Predict:

@@ -56,13 +56,17 @@ def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
 def seeded_steps(scheduler: Any, generators: list[torch.Generator], eta: float, after: Any) -> Iterator[None]:
     """Make `scheduler.step` draw each image's noise from its own generator, whoever calls it; `after()` follows a step.
 
-    A batch that holds every image k times (classifier-free guidance) draws k times from each generator.
+    A batch that holds every image k times (classifier-free guidance) draws k times from each generator. Where the
+    scheduler owns a Brownian path (DPM++ SDE) instead of taking a generator, every image gets a path of its own seed.
     """
     plain = scheduler.step
     accepted = inspect.signature(plain).parameters
 
     @functools.wraps(plain)
     def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(scheduler, "noise_sampler_seed"):
+            seeds = [generator.initial_seed() for generator in generators]
+            scheduler.noise_sampler_seed = seeds * (len(sample) // len(seeds))
         if "generator" in accepted and len(args) == 0:
             kwargs["generator"] = generators * (len(sample) // len(generators))
         if "eta" in accepted and len(args) == 0:
