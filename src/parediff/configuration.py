@@ -30,6 +30,7 @@ OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 """For seed sets: `first_seed: ${product:100000,${seed}}`."""
 
+
 class Composer:
     """Composes one primary config ('config' or 'train') under command-line overrides."""
 

@@ -38,7 +38,8 @@ class Layout:
     """Bits and grids. `narrow` grids are the TDQ code's, `full` ones use every level.
 
     `learned_weights`: one learned step per weight tensor; else one fixed step per output channel. `matmuls`: both
-    products inside attention too, which the paper's settings leave out.
+    products inside attention too, which the paper's settings leave out. `offset`: inputs that do not come from SiLU are
+    shifted by a learned number before they are rounded (the TDQ code's Asym).
     """
 
     weight_bits: int
@@ -47,6 +48,7 @@ class Layout:
     learned_weights: bool
     matmuls: bool
     skip: tuple[str, ...]
+    offset: bool = False
 
     def signed(self, bits: int) -> Grid:
         return Grid(bits, "narrow" if self.grid == "narrow" else "symmetric")
@@ -84,6 +86,30 @@ class BehindDropout(nn.Module):
         return self.quantizer(x - shift) + shift
 
 
+class Offset(nn.Module):
+    """A quantiser around beta: q(x - beta) + beta. beta [] is learned and the same at all times (tdq.md, section 2)."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.beta = nn.Parameter(torch.zeros(()))
+
+    @property
+    def bits(self) -> int:
+        return self.quantizer.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.quantizer.on:
+            return self.quantizer(x)
+        beta = self.beta.to(x.dtype)
+        return self.quantizer(x - beta) + beta
+
+
+def offsets_of(denoiser: nn.Module) -> dict[str, Offset]:
+    """Every offset, by the path of its quantiser."""
+    return {f"{path}.quantizer": child for path, child in denoiser.named_modules() if isinstance(child, Offset)}
+
+
 def install(model: DiffusionModel, layout: Layout, source_for: SourceFor) -> list[str]:
     """Quantise the denoiser's layers; the paths. Raises where nothing matched or a `skip` pattern matches nothing."""
     denoiser = model.denoiser
@@ -116,6 +142,8 @@ def _quantized(
     quantizer: Any = Quantizer(grid, source=source_for(grid, place))
     if dropout:
         quantizer = BehindDropout(quantizer, dropout)
+    elif dropout is None and layout.offset:
+        quantizer = Offset(quantizer)
     quantized = QuantizedLayer(layer, _weight_quantizer(layer, layout), quantizer)
     return quantized.to(layer.weight.device).train(layer.training)
 

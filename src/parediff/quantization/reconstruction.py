@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
+from parediff.quantization.generated import Generated
 from parediff.quantization.layers import FoldableLayer
 from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.rounding import RoundedQuantizer, softly
 from parediff.quantization.sources import Learned
+from parediff.quantization.time_context import TimeContext, find_time_context
 
 UNITS = ("ResnetBlock2D", "BasicTransformerBlock", "Attention")
 """diffusers' blocks that are reconstructed as a whole; elsewhere single layers are."""
@@ -82,12 +84,13 @@ class Reconstruction:
         return self.regularisation * torch.stack(terms).sum()
 
     def _learn_steps(self, unit: nn.Module, data: Data, generator: torch.Generator) -> tuple[float, float, float]:
-        sources = [m.source for m in unit.modules() if isinstance(m, Quantizer) and isinstance(m.source, Learned)]
+        parameters = _step_parameters(unit)
         before = data.held_out_error(unit, 2.4)
-        if not sources or not self.step_iterations:
+        if not parameters or not self.step_iterations:
             return before, before, before
-        kept = [source.raw.detach().clone() for source in sources]
-        parameters = [source.raw.requires_grad_(True) for source in sources]
+        kept = [parameter.detach().clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(parameters, lr=self.step_learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.step_iterations)
         with torch.enable_grad():
@@ -118,13 +121,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Data:
-    """A unit's arguments as the quantised network gives them, its full-precision outputs, and which rows are held out.
+    """A unit's arguments as the quantised network gives them, its full-precision outputs, and their time steps.
 
-    Every fourth row of all is, so that all time steps are on both sides; of fewer than four rows the last.
+    Every fourth row of all is held out, so that all time steps are on both sides; of fewer than four rows the last.
     """
 
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
     targets: list[Tensor]
+    times: list[Tensor]
+    context: TimeContext | None
 
     @classmethod
     @torch.no_grad()
@@ -132,6 +137,7 @@ class Data:
         unit = model.denoiser.get_submodule(path)
         arguments: list[Any] = []
         targets: list[Tensor] = []
+        times: list[Tensor] = []
         for call in calls:
             with bypassed(model.denoiser), _Seen(unit) as plain:
                 model.predict(call.x, call.t, call.cond)
@@ -139,7 +145,8 @@ class Data:
                 model.predict(call.x, call.t, call.cond)
             targets += [output for _, _, output in plain]
             arguments += [(args, kwargs) for args, kwargs, _ in rounded]
-        return cls(arguments, targets)
+            times += [call.t] * len(plain)
+        return cls(arguments, targets, times, find_time_context(model.denoiser))
 
     def split(self) -> list[tuple[Tensor, Tensor]]:
         """(rows to learn from, held-out rows) of every call."""
@@ -167,6 +174,8 @@ class Data:
     def _error(self, unit: nn.Module, place: int, rows: Tensor, exponent: float) -> Tensor:
         (args, kwargs), target = self.arguments[place], self.targets[place]
         rows, size = rows.to(target.device), len(target)
+        if self.context is not None:
+            self.context.enter(self.times[place][rows])
         output = unit(*(_rows(a, rows, size) for a in args), **{k: _rows(a, rows, size) for k, a in kwargs.items()})
         return distance(output, target[rows], exponent)
 
@@ -196,6 +205,12 @@ def units(model: DiffusionModel, call: Call) -> list[str]:
         for hook in hooks:
             hook.remove()
     return list(dict.fromkeys(order))
+
+
+def _step_parameters(unit: nn.Module) -> list[nn.Parameter]:
+    """What the steps of a unit's activations are made from: the learned step itself, or the generator's layers."""
+    sources = [module.source for module in unit.modules() if isinstance(module, Quantizer)]
+    return [p for source in sources if isinstance(source, Learned | Generated) for p in source.parameters()]
 
 
 def _layers(unit: nn.Module) -> list[Any]:

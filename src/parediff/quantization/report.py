@@ -13,7 +13,7 @@ from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
 from parediff.model.tree import named
 from parediff.quantization.generated import Generated
-from parediff.quantization.intervals import layers_of
+from parediff.quantization.intervals import layers_of, offsets_of
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.sources import Learned, Static
@@ -34,7 +34,10 @@ def unquantised(denoiser: nn.Module) -> list[str]:
 
 def _described(module: FoldableLayer | QuantizedMatmul) -> dict[str, Any]:
     found = {path: child for path, child in module.named_modules() if isinstance(child, Quantizer)}
-    return {path: _quantizer(child) for path, child in found.items()}
+    told = {path: _quantizer(child) for path, child in found.items()}
+    for path, offset in offsets_of(module).items():
+        told[path] |= {"offset": float(offset.beta)}
+    return told
 
 
 def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
@@ -45,8 +48,8 @@ def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
     told = {"bits": quantizer.bits, "grid": quantizer.grid.kind, "smallest_step": smallest, "largest_step": largest}
     if quantizer.axis is not None:
         return told | {"steps_of": "channels"}
-    low, high = (float(end) for end in quantizer.grid.span(steps.max(), None))
-    return told | {"steps_of": "time", "widest_interval": [low, high]}
+    low, high = quantizer.grid.span(steps, zero_points_over_time(quantizer))
+    return told | {"steps_of": "time", "widest_interval": [float(low.min()), float(high.max())]}
 
 
 def steps_over_time(quantizer: Quantizer) -> Tensor:
@@ -61,6 +64,15 @@ def steps_over_time(quantizer: Quantizer) -> Tensor:
     if isinstance(source, Static):
         return source.step.reshape(-1)
     raise TypeError(f"{type(source).__name__} has no steps that are known beforehand")
+
+
+def zero_points_over_time(quantizer: Quantizer) -> Tensor | None:
+    """Beside `steps_over_time`; None on grids without a zero point."""
+    source = quantizer.source
+    if isinstance(source, PerStepTable):
+        return None if source.zeros is None else source.zeros[: len(source.context.known)]
+    zero = getattr(source, "zero", None)
+    return zero.reshape(-1) if isinstance(zero, Tensor) else None
 
 
 @torch.no_grad()

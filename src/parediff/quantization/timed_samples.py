@@ -31,6 +31,10 @@ class TimedSamples:
     high: Tensor
     spread: Tensor
 
+    def minus(self, offset: Tensor) -> TimedSamples:
+        """Every value less `offset` []."""
+        return TimedSamples(self.t, self.values - offset, self.low - offset, self.high - offset, self.spread)
+
     def pooled(self) -> Samples:
         """All of it as one group."""
         return Samples(self.values.reshape(1, -1), self.low.min()[None], self.high.max()[None])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from parediff.quantization.generated import Generated
+from parediff.quantization.intervals import Offset
 from parediff.quantization.recipe import Recipe
 from parediff.quantization.sources import Learned
 from parediff.training.base import warmed_cosine
@@ -18,7 +19,7 @@ from parediff.training.denoising import Denoising
 class QuantizationAware(Denoising):
     """The loss of denoising through the rounding; weights, steps and step generators learn together, and are averaged.
 
-    Three groups: static steps, slowly and without decay; generators; everything else.
+    Three groups: static steps and offsets, slowly and without decay; generators; everything else.
     """
 
     def __init__(self, network: nn.Module, scheduler: Any, recipe: Recipe, *, seed: int) -> None:
@@ -43,9 +44,10 @@ class QuantizationAware(Denoising):
         kinds: dict[str, list[nn.Parameter]] = {"steps": [], "generators": [], "others": []}
         place: dict[int, str] = {}
         for module in self.network.modules():
-            kind = "steps" if isinstance(module, Learned) else "generators" if isinstance(module, Generated) else None
-            if kind is not None:
-                place.update({id(parameter): kind for parameter in module.parameters()})
+            if isinstance(module, Generated):
+                place.update({id(parameter): "generators" for parameter in module.parameters()})
+            elif isinstance(module, Learned | Offset):
+                place.update({id(parameter): "steps" for parameter in module.parameters(recurse=False)})
         for parameter in self.network.parameters():
             if parameter.requires_grad:
                 kinds[place.get(id(parameter), "others")].append(parameter)
