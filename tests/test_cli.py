@@ -28,6 +28,8 @@ def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["method=[ptq]", "methods.ptq.activation_bits=0"], ["methods.ptq.activation_bits=0"]),
         (["method=[ptq]", "methods.ptq.weight_bits=four"], ["methods.ptq.weight_bits=four", "whole number"]),
         (["method=[ptq]", "+methods.ptq.nonsense=1"], ["methods.ptq", "nonsense"]),
+        (["methods.ptq.weight_bits=4"], ["methods.ptq.weight_bits=4", "method=[ptq]"]),
+        (["experiment=demo", "methods.nipq.bits_min=3"], ["methods.nipq.bits_min=3", "method=[nipq]"]),
         (["+nonsense=1"], ["nonsense=1", "no such key"]),
         (["sampler=dimd"], ["sampler", "dimd", "Did you mean ddim?"]),
         (["sampler.steps=0"], ["sampler.steps=0", "1 to 10000"]),

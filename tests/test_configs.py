@@ -82,3 +82,19 @@ def test_every_sampler_draws_digits_from_the_model_that_ships(composer: Composer
     for batch in images(model, construct(config.workload, "workload"), construct(config.sampler, "sampler")):
         distance.update(batch.images)
     assert distance.compute() < 6, "noise is 20 or more away, a working sampler below 4"
+
+
+def test_a_setting_of_a_method_reaches_the_points_that_have_it() -> None:
+    composer = Composer("config")
+    jobs = composer.jobs(["experiment=nipq/bits", "methods.nipq.bits_max=9"])
+    with_nipq = [composer.compose(job) for job in jobs if "method=[nipq]" in job]
+    assert with_nipq
+    assert all(config.methods.nipq.bits_max == 9 for config in with_nipq)
+
+
+def test_seed_sets_of_studies_do_not_overlap() -> None:
+    composer = Composer("config")
+    configs = [composer.compose(["experiment=tdq/ptq", f"seed={seed}", "method=[tdq]"]) for seed in range(3)]
+    assert [config.workload.first_seed for config in configs] == [0, 100_000, 200_000]
+    assert len({config.calibration.first_seed for config in configs}) == 3
+    assert all(config.workload.count <= 100_000 for config in configs)

@@ -67,7 +67,7 @@ class Composer:
 
     def _points(self, overrides: Overrides) -> list[Overrides]:
         """The experiment's own list of runs; an override given by hand wins over a point's."""
-        config = self.compose(overrides, multirun=True)
+        config = self.compose(_of_all_runs(overrides), multirun=True)
         if config.get("points") is None:
             return [[]]
         points: Any = OmegaConf.to_container(config.points)
@@ -82,7 +82,7 @@ class Composer:
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
-        config = self.compose(_single(overrides, self.loader), multirun=True)
+        config = self.compose(_of_all_runs(_single(overrides, self.loader)), multirun=True)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
         return list(launcher.launch([list(job) for job in jobs], initial_job_idx=0))
@@ -98,12 +98,12 @@ class Composer:
         if unknown:
             key = unknown.group(1)
             value = next((o.partition("=")[2] for o in overrides if _key(o) == key), "")
-            return RequestError(key, value, f"no such key.{self._nearest_key(key)}")
+            known = self.known_keys(key)
+            if key.startswith("methods.") and key in known:
+                method = key.split(".")[1]
+                return RequestError(key, value, f"it belongs to a run with method=[{method}], and this run has none")
+            return RequestError(key, value, f"no such key.{nearest(key, known)}")
         return RequestError("overrides", " ".join(overrides), f"not understood: {text[:300]}")
-
-    def _nearest_key(self, key: str) -> str:
-        """The nearest existing key, looked for among all that any option of the groups offers."""
-        return nearest(key, self.known_keys(key))
 
     def known_keys(self, key: str) -> list[str]:
         """Keys beside which `key` would stand, and the top-level ones."""
@@ -145,6 +145,11 @@ def flat_keys(config: Any, prefix: str = "") -> list[str]:
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _of_all_runs(overrides: Sequence[str]) -> list[str]:
+    """Without the settings of methods: which of them a run has, its own point says."""
+    return [override for override in overrides if not _key(override).startswith("methods.")]
 
 
 def _single(overrides: Sequence[str], loader: Any) -> list[str]:
