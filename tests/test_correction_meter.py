@@ -11,13 +11,17 @@ from torch import Tensor
 import tiny
 from parediff import sampling
 from parediff.compress import compress
+from parediff.configuration import Composer
 from parediff.correction.meter import StepError, decibels
+from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.methods.qncd import Qncd
 from parediff.methods.snr import Snr
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call, Condition, Predict, Run
 from parediff.model.sampler import Sampler
+from parediff.quantization.intervals import layers_of
+from parediff.request import construct
 from parediff.workload import Workload
 
 STEPS = Sampler("ddim", "DDIMScheduler", 20)
@@ -61,8 +65,8 @@ def compressed(*methods: Method) -> DiffusionModel:
 
 
 def test_a_known_error_is_read_at_every_step() -> None:
-    student = compressed(Shift(), Unshift(), Snr())
-    table = Snr().fired(student)
+    student = compressed(Shift(), Unshift(), Snr(modules=False))
+    table = Snr(modules=False).fired(student)
     assert table["step"] == list(range(20))
     assert table["t"][0] > table["t"][-1]
     assert table["bias_before"] == pytest.approx([0.25] * 20, abs=1e-4)
@@ -81,7 +85,7 @@ def test_the_ratio_is_of_sums_of_squares() -> None:
 
 
 def test_the_instrument_changes_no_image_and_adds_no_call() -> None:
-    plain, metered = compressed(Shift()), compressed(Shift(), Snr())
+    plain, metered = compressed(Shift()), compressed(Shift(), Snr(modules=False))
     assert torch.equal(plain.generate([1], None, STEPS), metered.generate([1], None, STEPS))
 
 
@@ -89,8 +93,8 @@ def test_calls_that_come_from_no_run_are_read_too() -> None:
     teacher = tiny.unconditional_model()
     student = teacher.copy()
     calls = [Call(torch.randn(2, 1, 8, 8), torch.tensor([500, 500]), {}, 3)]
-    compress(student, teacher, {"shift": Shift(), "snr": Snr()}, lambda _: calls, lambda _, __: None)
-    table = Snr().fired(student)
+    compress(student, teacher, {"shift": Shift(), "snr": Snr(modules=False)}, lambda _: calls, lambda _, __: None)
+    table = Snr(modules=False).fired(student)
     assert table["step"] == [3]
     assert table["bias_before"] == table["bias_after"] == pytest.approx([0.25], abs=1e-5)
 
@@ -105,7 +109,29 @@ def test_probes_are_not_readings() -> None:
         gate=0.0,
         shrink=False,
     )
-    student = compressed(estimation, Shift(), Snr())
-    table = Snr().fired(student)
+    student = compressed(estimation, Shift(), Snr(modules=False))
+    table = Snr(modules=False).fired(student)
     assert table["bias_before"] == pytest.approx([0.25] * 20, abs=1e-4)
     assert table["bias_after"] == pytest.approx([0.25] * 20, abs=1e-4)
+
+
+def test_modules_are_told_apart_where_they_are_asked_for() -> None:
+    composed = Composer("config").compose(["method=[ptq]", "methods.ptq.values=4096", "methods.ptq.weight_bits=4"])
+    ptq = construct(composed.methods.ptq, "methods.ptq")
+    teacher = tiny.unconditional_model()
+    student = teacher.copy()
+    calls = Lazy(student)
+    snr = Snr(modules=True)
+    compress(student, teacher, {"ptq": ptq, "snr": snr}, lambda _: calls, lambda _, __: None)
+    told = snr.fired(student)["modules"]
+    paths = {path for path in layers_of(student.denoiser) if not path.endswith((".qk", ".pv"))}
+    assert paths
+    assert set(told) == paths | {"output"}
+    assert all(0 < told[path]["own"] <= 200 for path in paths)
+    assert told["output"]["arriving"] > 5
+    json.dumps(told, allow_nan=False)
+
+
+def test_modules_of_a_model_without_quantised_layers_are_refused() -> None:
+    with pytest.raises(RequestError, match="modules"):
+        compressed(Shift(), Snr(modules=True))

@@ -53,6 +53,7 @@ class Meter:
     reading: bool = False
     readings: list[Reading] = field(default_factory=list)
     errors: dict[int, StepError] = field(default_factory=dict)
+    modules: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, run: Run) -> Wrapper:
         def wrapper(network: Predict, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -83,6 +84,10 @@ class Meter:
         for call in known if not self.readings else []:
             output = model.predict(call.x, call.t, call.cond)
             self.readings.append(Reading(call, output, output))
+
+    def calls(self) -> list[Call]:
+        """What was read, in the order of reading."""
+        return [reading.call for reading in self.readings]
 
     @torch.no_grad()
     def compare(self, teacher: DiffusionModel) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parediff.correction.meter import Meter
+from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.model.diffusion import DiffusionModel
 from parediff.model.door import Call
+from parediff.quantization.intervals import layers_of
+from parediff.quantization.report import signal_to_noise
+
+MODULE_CALLS = 8
+"""So many calls, spread over the trajectory, tell the modules' errors."""
 
 
 @dataclass(frozen=True)
@@ -18,22 +24,39 @@ class Snr(Method):
 
     `before` is what the network gave, `after` what the sampler got behind the corrections of the methods listed before;
     both are compared with the uncompressed network at the same x, so errors of earlier steps are not counted again.
+    With `modules` every quantised layer is compared too: `own` is the error it makes on the uncompressed model's input,
+    `arriving` that of its output with everything before it quantised (signal_to_noise, in dB).
     """
 
     corrects: ClassVar[bool] = True
+
+    modules: bool
 
     def prepare(self, model: DiffusionModel) -> None:
         model.wrap(Meter())
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
+        if self.modules and not layers_of(model.denoiser):
+            raise RequestError("modules", True, "a model whose layers were quantised by a method listed before snr")
         _meter(model).read(model, calls)
 
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> None:
         """Nothing to train: the one moment at which student and teacher are both at hand."""
-        _meter(student).compare(teacher)
+        meter = _meter(student)
+        if self.modules:
+            meter.modules = signal_to_noise(student, teacher, spread(meter.calls(), MODULE_CALLS))
+        meter.compare(teacher)
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
-        return _meter(model).table()
+        meter = _meter(model)
+        return meter.table() | ({"modules": meter.modules} if self.modules else {})
+
+
+def spread(calls: Sequence[Call], count: int) -> list[Call]:
+    """At most `count` of them, evenly spaced, the first and the last included."""
+    if len(calls) <= count:
+        return list(calls)
+    return [calls[round(place * (len(calls) - 1) / (count - 1))] for place in range(count)]
 
 
 def _meter(model: DiffusionModel) -> Meter:
