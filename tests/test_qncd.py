@@ -38,7 +38,7 @@ class Lazy:
 def methods_of(names: str, *overrides: str) -> dict[str, Any]:
     """The methods as a command line composes them, in this order."""
     bits = ["methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4"] if "ptq" in names else []
-    config = Composer("config").compose([f"method=[{names}]", *bits, *overrides])
+    config = Composer("config").compose([f"method=[{names}]", "sampler.steps=12", *bits, *overrides])
     return {name: construct(config.methods[name], name) for name in config.methods}
 
 
@@ -60,6 +60,10 @@ BOTH = ("methods.qncd.smoothing=true", "methods.qncd.estimate_every=4", "methods
         ("qncd,ptq", SMOOTH),
         ("qncd,ptq", BOTH),
         ("ptq,qncd", ESTIMATE),
+        ("qncd,tdq", SMOOTH),
+        ("qncd,tdq", BOTH),
+        ("tdq,qncd", ESTIMATE),
+        ("frdiff,qncd,tdq", BOTH),
         ("frdiff,qncd,ptq", BOTH),
         ("qncd,ptq,snr", BOTH),
     ],

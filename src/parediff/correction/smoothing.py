@@ -32,6 +32,11 @@ class SmoothedDropout(nn.Module):
         self.inner = inner
         self.register_buffer("factor", torch.ones(channels))
 
+    @property
+    def p(self) -> float:
+        """The dropout's own, which quantisers behind it ask for."""
+        return float(getattr(self.inner, "p", 0.0))
+
     def forward(self, h: Tensor) -> Tensor:
         return self.inner(h / self.factor.view(1, -1, 1, 1))
 
