@@ -359,4 +359,5 @@ def test_the_notebook_of_learned_bits_runs(tmp_path: Path) -> None:
     (tmp_path / "experiments" / "nipq").mkdir(parents=True)
     shutil.copy(root / "experiments" / "nipq" / "measured.json", tmp_path / "experiments" / "nipq")
     NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
-    assert sum(output.output_type == "display_data" for cell in book.cells for output in cell.get("outputs", [])) == 2
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
