@@ -21,8 +21,6 @@ from parediff.quantization.reconstruction import Data, units
 from parediff.training.quantization_aware import QuantizationAware
 from test_tdq import CALIBRATION, _draw, fitted, method
 
-BEFORE = {"block_iterations": 0}
-
 
 def test_an_offset_moves_the_grid_and_not_its_steps() -> None:
     quantizer = Quantizer(Grid(4))
@@ -96,10 +94,10 @@ def _held_out(model: DiffusionModel, calls: list[Call]) -> dict[str, float]:
 
 def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> None:
     one = tiny.unconditional_model()
-    method(activation_bits=3, **BEFORE).prepare(one)
+    method(activation_bits=3).prepare(one)
     other = one.copy()
     calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))
-    method(activation_bits=3, **BEFORE).calibrate(one, calls)
+    method(activation_bits=3).calibrate(one, calls)
     method(activation_bits=3, block_iterations=40, block_learning_rate=1e-3).calibrate(other, calls)
     first, second = one.denoiser.state_dict(), other.denoiser.state_dict()
     changed = {name for name in first if not torch.equal(first[name], second[name])}

@@ -43,20 +43,21 @@ def unet(**options: object) -> UNet2DModel:
     return UNet2DModel(**(arguments | options))
 
 
-def conditional_unet() -> UNet2DConditionModel:
+def conditional_unet(**options: object) -> UNet2DConditionModel:
     torch.manual_seed(1)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
-        norm_num_groups=4,
-        attention_head_dim=4,
-    )
+    arguments: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 12,
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+    }
+    return UNet2DConditionModel(**(arguments | options))
 
 
 def transformer() -> DiTTransformer2DModel:
@@ -120,17 +121,10 @@ def text_model(guidance_scale: float = 1.0) -> DiffusionModel:
 
 def xl_model(options: dict[str, object]) -> DiffusionModel:
     """SDXL's pipeline: two text encoders, and size and crop embedded with the time step."""
-    torch.manual_seed(1)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
+    unet = conditional_unet(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=24,
-        norm_num_groups=4,
         attention_head_dim=(2, 4),
         addition_embed_type="text_time",
         addition_time_embed_dim=4,

@@ -85,9 +85,10 @@ class GeneratorFit:
         optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         generator = torch.Generator().manual_seed(0)
+        known = embedding_of(t, channels)
         for _ in range(self.iterations):
             share = torch.rand(len(t) - 1, generator=generator).to(t)
-            steps = stack.steps(embedding_of(torch.cat([t, t[:-1] + share * t.diff()]), channels))
+            steps = stack.steps(torch.cat([known, embedding_of(t[:-1] + share * t.diff(), channels)]))
             fitted, inner = steps.split([len(t), len(t) - 1], dim=1)
             errors = torch.cat([curves.at(fitted), curves.between(inner, share.to(inner))], dim=1)
             loss = errors.mean(dim=1).sum()
