@@ -13,8 +13,8 @@ import tiny
 from parediff.cost import counting
 from parediff.methods.deepcache import DeepCache
 from parediff.methods.frdiff import FRDiff
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Run, call_network
+from parediff.models.diffusion.door import Run, call_network
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.engine import Reuse, Reuser, Step
 
 META = torch.device("meta")

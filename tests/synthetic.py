@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parediff.provenance import fingerprint, run_id
-from parediff.record import Record, write
+from parediff.results.record import Record, write
 
 MACS_PER_STEP, WEIGHTS = 11.4e6, 700_000
 DETAILS = {"model": "ddpm_digits", "count": 1000, "reference_sampler": {"name": "ddim", "steps": 50, "eta": 0.0}}

@@ -10,7 +10,7 @@ import yaml
 from diffusers import DDIMPipeline, DDPMPipeline
 
 from parediff.data.digits import split_digits
-from parediff.model.classifier import load_classifier
+from parediff.models.classifiers.pretrained import load_classifier
 from parediff.resources import shipped
 
 ASSETS = Path(__file__).parents[1] / "src" / "parediff" / "assets"
@@ -56,8 +56,8 @@ def test_stock_diffusers_draws_digits_with_it(kind: type) -> None:
 @pytest.mark.parametrize("name", ["ddpm_digits", "classifier_digits"])
 def test_they_carry_the_config_that_made_them(name: str) -> None:
     """And the command of today asks for the same network, data and training."""
-    from parediff.configuration import Composer
-    from parediff.train import resolved
+    from parediff.config.compose import Composer
+    from parediff.pipeline.train import resolved
 
     made = yaml.safe_load((ASSETS / name / "config.yaml").read_text())
     today = resolved(Composer("train").compose([f"model={name}"]))

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import tiny
-from parediff.compress import compress
 from parediff.errors import RequestError
 from parediff.methods.auto_fr import AutoFR
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, recording
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress
 from parediff.reuse.engine import installed
 from parediff.training.auto_fr import GateTraining
 from parediff.training.base import generator_of

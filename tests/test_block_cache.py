@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import tiny
-from parediff.compress import compress
 from parediff.cost import counting
 from parediff.errors import RequestError
 from parediff.methods.block_cache import BlockCache
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, recording
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress
 from parediff.reuse.change import features_of, refreshed, relative_changes, within_budget
 from parediff.reuse.engine import installed
 

@@ -17,9 +17,9 @@ from parediff.calibration.single_step import SingleStep
 from parediff.calibration.store import CallStore
 from parediff.calibration.uniform import Uniform
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, observing
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, observing
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 
 SEED = 10**9
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from parediff.errors import RequestError
-from parediff.model.classifier import ClassifierArchitecture, PretrainedClassifier, load_classifier
-from parediff.model.networks import CifarResNet, ConvNet, Shortcut, TorchvisionNet, build
-from parediff.model.weights import load_weights
+from parediff.models.classifiers.networks import CifarResNet, ConvNet, Shortcut, TorchvisionNet, build
+from parediff.models.classifiers.pretrained import ClassifierArchitecture, PretrainedClassifier, load_classifier
+from parediff.models.weights import load_weights
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR10 = Path(os.environ.get("PAREDIFF_CIFAR10", SHARED / "data" / "cifar10"))

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from parediff import record as records
-from parediff.classify import blocks
-from parediff.configuration import Composer
-from parediff.dashboard.bits import bits_drawing
+from parediff.config.compose import Composer
+from parediff.config.request import build, construct
 from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
-from parediff.model.classifier import PretrainedClassifier, load_classifier
-from parediff.model.image_classifier import ClassifierModel
+from parediff.models.classifiers.model import ClassifierModel
+from parediff.models.classifiers.pretrained import PretrainedClassifier, load_classifier
+from parediff.pipeline.classify import blocks
+from parediff.pipeline.run import task
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer
-from parediff.record import Record
-from parediff.request import build, construct
-from parediff.run import task
+from parediff.report.dashboard.bits import bits_drawing
+from parediff.results import record as records
+from parediff.results.record import Record
 
 SHARED = Path(os.environ.get("PAREDIFF_SHARED", Path(__file__).parents[2] / "shared"))
 CHECKPOINT, CIFAR10 = SHARED / "weights" / "cifar10-resnet20.safetensors", SHARED / "data" / "cifar10"

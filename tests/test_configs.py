@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from parediff.configuration import Composer
-from parediff.listing import catalogue, experiment_files, headline
-from parediff.request import build, construct
+from parediff.config.catalogue import catalogue, experiment_files, headline
+from parediff.config.compose import Composer
+from parediff.config.request import build, construct
 from parediff.resources import shipped
-from parediff.sampling import images
+from parediff.sampling.images import images
 
 GROUPS = {"method", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
 OPTIONS = [

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import tiny
 from parediff.calibration.base import LazyCalls
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import Request, build
 from parediff.cost import CallCounter, counting, size_bytes
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import observing
-from parediff.request import Request, build
+from parediff.models.diffusion.door import observing
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.pipeline.compress import compress, restore
 from parediff.resources import shipped
 
 METHODS = sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml"))

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 import tiny
-from parediff.compress import compress
 from parediff.correction.bias import BiasEstimate
 from parediff.correction.estimation import Estimation, Estimator, Schedule
 from parediff.correction.renoising import ProbeNoise, falls, renoised, signal_levels, stepped
 from parediff.errors import RequestError
 from parediff.methods.frdiff import FRDiff
 from parediff.methods.qncd import Qncd
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Condition, Predict, Run, observing, recording
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Condition, Predict, Run, observing, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress
 
 SAMPLERS = [
     ("ddim", "DDIMScheduler", 0.0, {}),

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 import tiny
-from parediff import sampling
-from parediff.compress import compress
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.correction.meter import StepError, decibels
 from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.methods.qncd import Qncd
 from parediff.methods.snr import Snr
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, Condition, Predict, Run
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, Condition, Predict, Run
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress
 from parediff.quantization.intervals import layers_of
-from parediff.request import construct
-from parediff.workload import Workload
+from parediff.sampling import images as sampling
+from parediff.sampling.workload import Workload
 
 STEPS = Sampler("ddim", "DDIMScheduler", 20)
 

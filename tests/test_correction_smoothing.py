@@ -17,8 +17,8 @@ from parediff.correction.smoothing import (
     smoothing_factors,
 )
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, recording
+from parediff.models.diffusion.door import Call, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer, bypassed

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import tiny
 from parediff.cost import CallCounter, Counter, counting, paired_latency, peak_memory, size, size_bytes
 from parediff.errors import RequestError
-from parediff.model.attention import Matmul, explicit_attention
-from parediff.model.door import observing
+from parediff.models.diffusion.attention import Matmul, explicit_attention
+from parediff.models.diffusion.door import observing
 
 META = torch.device("meta")
 PUBLIC_CHECKPOINT_PARAMETERS = 35_746_307

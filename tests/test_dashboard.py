@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parediff import page
 from parediff.atomic import WriteError
-from parediff.dashboard import dashboard_command, render
-from parediff.dashboard.pictures import picture
-from parediff.dashboard.serve import server
+from parediff.commands.dashboard import dashboard_command
 from parediff.errors import RequestError
 from parediff.provenance import fingerprint
-from parediff.record import find, write
+from parediff.report import page
+from parediff.report.dashboard import render
+from parediff.report.dashboard.pictures import picture
+from parediff.report.dashboard.serve import server
+from parediff.results.record import find, write
 from synthetic import DETAILS, record, scored, study, write_study
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}

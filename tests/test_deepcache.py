@@ -12,7 +12,7 @@ import reusing
 import tiny
 from parediff.cost import counting
 from parediff.errors import RequestError
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.engine import FULL, Step, installed
 from reusing import by_hand, deepcache, with_method
 

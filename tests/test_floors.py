@@ -1,112 +1,129 @@
-"""Imports point downwards, and each heavy library has one door."""
+"""Imports point down the street, nothing goes in a circle, and each heavy library has one door."""
 
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "parediff"
-
-FLOORS = [
-    {"errors", "validation", "atomic", "resources", "provenance", "pareto", "placing"},
-    {
-        "model",
-        "data",
-        "workload",
-        "record",
-        "axes",
-        "points",
-        "front",
-        "front_figure",
-        "front_table",
-        "front_page",
-        "front_report",
-        "page",
-        "pictures",
-        "progress",
-        "listing",
-    },
-    {"quantization", "sampling", "cost", "reuse", "correction", "training"},
-    {"methods", "metrics", "calibration", "evaluation"},
-    {"compress", "tracking", "baseline"},
-    {"configuration", "request", "train", "dashboard", "bench", "run", "study", "classify"},
-    {"cli", "__main__"},
+STREET = [
+    *("__main__", "cli", "commands", "bench"),
+    *("pipeline", "tracking", "report"),
+    "config",
+    *("methods", "metrics", "calibration"),
+    *("correction", "training"),
+    *("quantization", "reuse"),
+    *("sampling", "cost", "results"),
+    *("models", "data"),
+    *("resources", "provenance", "validation", "atomic", "errors"),
 ]
+"""From the street down to the ground; a part may import only what stands behind it."""
+GROUND = {"errors", "atomic", "validation", "provenance", "resources"}
 DOORS = {
-    "hydra": {"cli", "configuration", "request", "run", "study", "train"},
+    "hydra": {"config"},
     "pytorch_lightning": {"training", "data"},
     "lightning": set(),
     "wandb": {"tracking"},
-    "diffusers": {"model"},
+    "diffusers": {"models"},
 }
-EXEMPT = {"__init__"}
 
 
-def files() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
-
-
-def part_of(path: Path) -> str:
-    """The module or package right below parediff that a file belongs to."""
-    first = path.relative_to(SOURCE).parts[0]
-    return first.removesuffix(".py")
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Dotted names a file imports when it runs; those only for type checkers do not count."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def floor_of(part: str) -> int:
-    return next(level for level, parts in enumerate(FLOORS) if part in parts)
+def graph_of(source: Path) -> dict[str, set[str]]:
+    """Module -> modules of the package that it imports; a package stands for its __init__."""
+    named = {
+        ".".join(path.relative_to(source.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in source.rglob("*.py")
+    }
+
+    def module_of(imported: str) -> str:
+        return imported if imported in named else imported.rpartition(".")[0]
+
+    return {
+        name: {module_of(other) for other in imports_of(path)} & named.keys() - {name} for name, path in named.items()
+    }
 
 
-def parts() -> set[str]:
-    return {part_of(path) for path in files()} - EXEMPT - {"assets"}
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-def test_every_part_has_a_floor() -> None:
-    assert parts() <= set().union(*FLOORS)
+def upward(source: Path) -> list[str]:
+    """Imports that do not point down."""
+    place = {part: index for index, part in enumerate(STREET)}
+    return [
+        f"{module} imports {other}"
+        for module, others in graph_of(source).items()
+        for other in others
+        if part_of(module) and part_of(other) and place[part_of(other)] < place[part_of(module)]
+    ]
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_down(path: Path) -> None:
-    own = part_of(path)
-    if own in EXEMPT:
-        return
-    for name in imports(path):
-        if not name.startswith("parediff.") or name == "parediff.__version__":
-            continue
-        other = name.split(".")[1]
-        if other != own and other in parts():
-            assert floor_of(other) <= floor_of(own), f"{own} reaches up to {name}"
+def circle(source: Path) -> list[str]:
+    """The modules of a circle of imports; none where there is none."""
+    try:
+        TopologicalSorter({name: others - {"parediff"} for name, others in graph_of(source).items()}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_heavy_libraries_come_in_by_their_own_door(path: Path) -> None:
-    for name in imports(path):
-        library = name.split(".")[0]
-        if library in DOORS:
-            assert part_of(path) in DOORS[library], f"{path.name} imports {name}"
+def planted(tmp_path: Path, file: str, line: str) -> Path:
+    """A copy of the package with one more import in `file`."""
+    copy = tmp_path / "parediff"
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    path = copy / file
+    path.write_text(path.read_text().replace("from __future__ import annotations\n", f"\n{line}\n", 1))
+    return copy
 
 
-@pytest.mark.parametrize("path", sorted((SOURCE / "methods").glob("*.py")), ids=lambda path: path.stem)
-def test_a_method_never_imports_another(path: Path) -> None:
-    others = {f"parediff.methods.{file.stem}" for file in (SOURCE / "methods").glob("*.py")} - {"parediff.methods.base"}
-    assert not [name for name in imports(path) if any(name.startswith(other) for other in others)]
+def test_the_street_names_every_part_and_few_modules_lie_loose() -> None:
+    loose = {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir()} - {"assets", "__pycache__"}
+    assert loose | folders == set(STREET)
+    assert loose - {"__main__", "cli"} == GROUND
+
+
+def test_imports_point_down_and_never_in_a_circle() -> None:
+    assert upward(SOURCE) == []
+    assert circle(SOURCE) == []
+
+
+def test_a_planted_import_that_points_up_is_caught(tmp_path: Path) -> None:
+    source = planted(tmp_path, "models/tree.py", "from parediff.report import page")
+    assert upward(source) == ["parediff.models.tree imports parediff.report.page"]
+
+
+def test_a_planted_circle_within_a_folder_is_caught(tmp_path: Path) -> None:
+    assert "parediff.models.tree" in circle(
+        planted(tmp_path, "models/tree.py", "from parediff.models.diffusion.time import time_width")
+    )
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_heavy_library_comes_in_by_its_own_door(library: str) -> None:
+    strangers = {
+        part_of("parediff." + ".".join(path.relative_to(SOURCE).with_suffix("").parts))
+        for path in SOURCE.rglob("*.py")
+        if any(name.split(".")[0] == library for name in imports_of(path))
+    }
+    assert strangers <= DOORS[library]
+
+
+def test_a_method_never_imports_another() -> None:
+    graph = graph_of(SOURCE)
+    others = {name for name in graph if name.startswith("parediff.methods.")} - {"parediff.methods.base"}
+    assert {name: graph[name] & others for name in others if graph[name] & others} == {}

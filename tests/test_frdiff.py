@@ -15,14 +15,14 @@ import reusing
 import tiny
 from parediff.cost import counting, peak_memory
 from parediff.errors import RequestError
-from parediff.model.attention import explicit_attention
-from parediff.model.classes import Attention, ResnetBlock2D, Transformer2DModel
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import observing, recording
-from parediff.model.load import PretrainedPipeline
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.attention import explicit_attention
+from parediff.models.diffusion.classes import Attention, ResnetBlock2D, Transformer2DModel
+from parediff.models.diffusion.door import observing, recording
+from parediff.models.diffusion.load import PretrainedPipeline
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.engine import FULL, Step, installed
-from parediff.reuse.standins import Cell, size_bytes
+from parediff.reuse.replacements import Cell, size_bytes
 from reusing import by_hand, frdiff, with_method
 
 SOLVERS = (
@@ -499,7 +499,7 @@ def test_image_to_image_counts_the_steps_that_it_executes(strength: float, execu
     "solver", ["DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"]
 )
 def test_the_noise_drawn_is_the_baselines(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parediff.model import diffusion
+    from parediff.models import diffusion
 
     states = []
     plain = diffusion.generators_for

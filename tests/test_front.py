@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parediff import pareto
-from parediff.axes import Axis, Unit, resolve, significant
 from parediff.errors import RequestError
-from parediff.front import Front, build_front, build_fronts
-from parediff.front_figure import figure, show_gain, with_error
-from parediff.front_report import front_command, study_front
-from parediff.front_table import remarks, summary, table
-from parediff.placing import label_box, place
-from parediff.points import labels
-from parediff.record import Record, write
+from parediff.report.figure import figure, show_gain, with_error
+from parediff.report.label_positions import label_box, place
+from parediff.report.study import front_command, study_front
+from parediff.report.table import remarks, summary, table
+from parediff.results import pareto
+from parediff.results.axes import Axis, Unit, resolve, significant
+from parediff.results.front import Front, build_front, build_fronts
+from parediff.results.points import labels
+from parediff.results.record import Record, write
 from synthetic import record, scored, study, write_study
 
 LOW = ("lower", "lower")
@@ -423,5 +423,5 @@ def test_a_study_ends_with_its_front_beside_its_runs_even_where_its_axes_have_no
 
 
 def test_the_front_and_the_page_need_no_torch() -> None:
-    program = "import sys, parediff.front_report, parediff.dashboard; sys.exit('torch' in sys.modules)"
+    program = "import sys, parediff.report.study, parediff.report.dashboard; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,7 +12,7 @@ from diffusers import DDPMPipeline
 
 import tiny
 from parediff.errors import RequestError
-from parediff.model.load import PretrainedPipeline, shape_of_images
+from parediff.models.diffusion.load import PretrainedPipeline, shape_of_images
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from torch import Tensor
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.compress import compress, load_state, restore, save
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, load_state, restore, save
 from parediff.quantization.grid import Grid
 from parediff.quantization.intervals import activation_quantizers
 from parediff.quantization.quantizer import Quantizer
@@ -27,7 +28,6 @@ from parediff.quantization.sources import Learned
 from parediff.quantization.static_fit import lsq_step
 from parediff.quantization.tables import PerStepTable
 from parediff.quantization.time_context import UnknownStep, time_context_of
-from parediff.request import construct
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
 TEN = Sampler("ddim", "DDIMScheduler", 10)

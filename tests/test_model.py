@@ -13,10 +13,10 @@ from torch import Tensor
 
 import tiny
 from parediff.errors import RequestError
-from parediff.model.attention import MatmulAttention, attentions, explicit_attention
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Run, observing, recording
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.attention import MatmulAttention, attentions, explicit_attention
+from parediff.models.diffusion.door import Run, observing, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.resources import shipped
 
 SAMPLERS = sorted(path.stem for path in (shipped("conf") / "sampler").glob("*.yaml"))

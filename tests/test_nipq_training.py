@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 import tiny
 from parediff.bench import noise_training
-from parediff.compress import compress, restore
 from parediff.cost import counting
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.methods.nipq import Nipq
-from parediff.model.door import Call
-from parediff.model.image_classifier import ClassifierModel
-from parediff.model.networks import ConvNet
+from parediff.models.classifiers.model import ClassifierModel
+from parediff.models.classifiers.networks import ConvNet
+from parediff.models.diffusion.door import Call
+from parediff.pipeline.compress import compress, restore
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul
 from parediff.quantization.noise import BitRange, NoiseQuantizer, Uniform
 from parediff.quantization.noisy import NoisyLayer, products, quantizers

@@ -34,7 +34,7 @@ def test_an_unpacked_wheel_composes_its_own_configs(wheel: Path, tmp_path: Path)
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
         "import parediff, parediff.resources as r\n"
-        "from parediff.configuration import Composer\n"
+        "from parediff.config.compose import Composer\n"
         "composer = Composer('config')\n"
         "assert len(composer.jobs(['experiment=demo'])) == 8\n"
         "print(r.shipped('conf'))"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from parediff.progress import Reporter, watching
+from parediff.pipeline.progress import Reporter, watching
 
 
 def test_a_log_file_gets_a_line_a_stage(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from diffusers import DDPMPipeline
 from torch import Tensor
 
 import tiny
-from parediff.compress import compress, load_state, restore, save
 from parediff.errors import RequestError
 from parediff.methods.ptq import PTQ
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.load import PretrainedPipeline
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.load import PretrainedPipeline
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, load_state, restore, save
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer
 from parediff.resources import shipped
@@ -255,8 +255,8 @@ def test_a_model_in_half_precision_keeps_its_dtype_and_its_steps_in_float32() ->
 @pytest.fixture(scope="module")
 def digits() -> tuple[DiffusionModel, list[Call]]:
     """The trained model that ships, and calls from its own trajectories."""
-    from parediff.sampling import calls
-    from parediff.workload import Workload
+    from parediff.sampling.images import calls
+    from parediff.sampling.workload import Workload
 
     model = PretrainedPipeline(name="ddpm_digits", path="assets://ddpm_digits").load("cpu")
     sampler = Sampler(name="ddim", scheduler="DDIMScheduler", steps=8)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.correction.regression import Moments
 from parediff.errors import RequestError
 from parediff.methods.ptqd import Correction, Ptqd, noise_factor, regression_of
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.sampler import Sampler
-from parediff.request import construct
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, restore
 
 STOCHASTIC = Sampler("ddim", "DDIMScheduler", 5, eta=1.0)
 CALIBRATION = Uniform(10**9, 8, 8, 5)

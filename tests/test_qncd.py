@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import tiny
-from parediff import sampling
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.correction.smoothing import smoothing_factors
 from parediff.cost import CallCounter, counting
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, observing
-from parediff.model.sampler import Sampler
-from parediff.request import construct
-from parediff.workload import Workload
+from parediff.models.diffusion.door import Call, observing
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, restore
+from parediff.sampling import images as sampling
+from parediff.sampling.workload import Workload
 
 STEPS = Sampler("ddim", "DDIMScheduler", 12)
 

@@ -11,15 +11,15 @@ from torch import nn
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.methods.q_diffusion import QDiffusion
-from parediff.model.diffusion import DiffusionModel
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.pipeline.compress import compress, restore
 from parediff.quantization.grid import Grid
 from parediff.quantization.quantizer import bypassed
 from parediff.quantization.reconstruction import Data, Reconstruction, units
 from parediff.quantization.rounding import RoundedQuantizer, inverse_rectified_sigmoid, rectified_sigmoid
-from parediff.request import construct
 
 CALIBRATION = Uniform(10**9, 8, 8, 5)
 

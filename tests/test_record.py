@@ -15,7 +15,7 @@ import pytest
 from parediff import provenance
 from parediff.atomic import WriteError
 from parediff.errors import RequestError
-from parediff.record import Record, RecordError, code, environment, find, fingerprint, read, run_id, write
+from parediff.results.record import Record, RecordError, code, environment, find, fingerprint, read, run_id, write
 
 FULL = Record(
     id="a1",
@@ -221,5 +221,5 @@ def test_the_environment_names_versions_and_neither_host_nor_user() -> None:
 
 
 def test_reading_records_needs_no_torch() -> None:
-    program = "import sys, parediff.record, parediff.front; sys.exit('torch' in sys.modules)"
+    program = "import sys, parediff.results.record, parediff.results.front; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -15,8 +15,8 @@ from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import FULL, Step
 from parediff.reuse.mixing import Mixing
 from parediff.reuse.prediction import from_noise, to_noise
+from parediff.reuse.replacements import standing_in
 from parediff.reuse.schedules import Schedule, clustered, uniform
-from parediff.reuse.standins import standing_in
 from reusing import by_hand, frdiff
 
 HARD = Mixing("hard", 30, 0.5)

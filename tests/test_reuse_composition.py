@@ -11,13 +11,13 @@ from torch import Tensor
 
 import tiny
 from parediff.calibration.base import LazyCalls
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import Request, build
 from parediff.cost import counting
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import recording
-from parediff.model.sampler import Sampler
-from parediff.request import Request, build
+from parediff.models.diffusion.door import recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, restore
 from parediff.reuse.engine import installed
 from reusing import frdiff, with_method
 

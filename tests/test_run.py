@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import tiny
-from parediff import atomic, record
+from parediff import atomic
 from parediff.cli import main
+from parediff.results import record
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_several_values_without_m_are_refused(line: Any, tmp_path: Path, capsys:
 def test_a_failed_run_is_on_record_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.model.diffusion import DiffusionModel
+    from parediff.models.diffusion.pipeline import DiffusionModel
 
     plain = DiffusionModel.generate
 
@@ -168,9 +169,9 @@ def test_a_full_disk_loses_nothing_that_was_finished(
 def test_a_saved_model_is_restored_from_its_folder(line: Any, tmp_path: Path, folder: Path) -> None:
     import torch
 
-    from parediff.compress import load_state, restore
-    from parediff.configuration import Composer
-    from parediff.request import build
+    from parediff.config.compose import Composer
+    from parediff.config.request import build
+    from parediff.pipeline.compress import load_state, restore
 
     overrides = ["method=[ptq]", "methods.ptq.weight_bits=6", "save=true"]
     assert line(*overrides) == 0

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.compress import compress, restore
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.errors import RequestError
 from parediff.methods.tdq import Tdq
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.pipeline.compress import compress, restore
 from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.generated import Generated, inverse_softplus
 from parediff.quantization.generator_fit import GeneratorFit
@@ -32,7 +33,6 @@ from parediff.quantization.time_context import TimeContext, UnknownStep, embeddi
 from parediff.quantization.time_layers import cache_time_layers
 from parediff.quantization.timed import executed_steps, tabulate
 from parediff.quantization.timed_samples import TimedSamples
-from parediff.request import construct
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
 MODELS = {
@@ -411,7 +411,7 @@ def test_training_moves_generators_weights_and_weight_steps(
 def test_a_trained_model_is_restored_from_its_file(
     trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object], tmp_path: Path
 ) -> None:
-    from parediff.compress import load_state, save
+    from parediff.pipeline.compress import load_state, save
 
     _, state, tdq, _ = trained
     first, second = tiny.unconditional_model(), tiny.unconditional_model()

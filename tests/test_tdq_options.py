@@ -11,8 +11,8 @@ from torch import Tensor
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.generated import Generated
 from parediff.quantization.grid import Grid
 from parediff.quantization.intervals import Offset, fold, offsets_of

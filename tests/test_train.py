@@ -10,10 +10,10 @@ import yaml
 from diffusers import DDPMPipeline
 from PIL import Image
 
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
 from parediff.errors import RequestError
-from parediff.model.classifier import load_classifier
-from parediff.train import train
+from parediff.models.classifiers.pretrained import load_classifier
+from parediff.pipeline.train import train
 
 SHORT = ["trainer.max_steps=2", "trainer.progress=false", "tracker=none", "trainer.accelerator=cpu"]
 SMALL = [

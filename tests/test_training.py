@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
-from parediff.model.networks import ConvNet
+from parediff.models.classifiers.networks import ConvNet
 from parediff.training.base import Learner, generator_of, warmed_cosine
 from parediff.training.classification import Classification, shifted
 from parediff.training.denoising import Denoising, spread_timesteps

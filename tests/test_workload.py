@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import tiny
-from parediff import sampling
 from parediff.errors import RequestError
-from parediff.workload import Workload, check_disjoint
+from parediff.sampling import images as sampling
+from parediff.sampling.workload import Workload, check_disjoint
 
 
 def test_batches_cover_every_seed_once_in_order() -> None:

@@ -16,8 +16,8 @@ from diffusers import (
 )
 from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 
 DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=5)
 

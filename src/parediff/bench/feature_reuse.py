@@ -19,10 +19,10 @@ from parediff.cost import Latency, counting, paired_latency
 from parediff.methods.base import Method
 from parediff.methods.deepcache import DeepCache
 from parediff.methods.frdiff import FRDiff
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.rivals import pyramid_attention
-from parediff.model.sampler import Sampler, generators_for
-from parediff.model.synthetic import cifar_model, latent_model
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.rivals import pyramid_attention
+from parediff.models.diffusion.sampler import Sampler, generators_for
+from parediff.models.diffusion.synthetic import cifar_model, latent_model
 from parediff.validation import check_types, require
 
 NETWORKS: dict[str, Callable[[], DiffusionModel]] = {"cifar": cifar_model, "sd": latent_model}

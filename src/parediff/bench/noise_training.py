@@ -14,8 +14,8 @@ from torch import Tensor
 
 from parediff.bench.settings import settings_from
 from parediff.cost import paired_latency
-from parediff.model.image_classifier import ClassifierModel
-from parediff.model.networks import build
+from parediff.models.classifiers.model import ClassifierModel
+from parediff.models.classifiers.networks import build
 from parediff.quantization.budget import AverageBits, Budget
 from parediff.quantization.noise import NOISES, BitRange
 from parediff.quantization.noisy import quantizers

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from parediff.bench.settings import settings_from
-from parediff.compress import compress
-from parediff.configuration import Composer
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.cost import Latency, paired_latency
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.synthetic import cifar_model
-from parediff.request import construct
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.synthetic import cifar_model
+from parediff.pipeline.compress import compress
 from parediff.validation import check_types, require
 
 NETWORKS: dict[str, Callable[[], DiffusionModel]] = {"cifar": cifar_model}

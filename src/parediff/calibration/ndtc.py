@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parediff.calibration.trajectories import Trajectories, rows_of
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
 from parediff.validation import require
 
 

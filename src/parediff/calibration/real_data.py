@@ -11,9 +11,9 @@ from torch import Tensor
 
 from parediff.calibration.base import CalibrationSource
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.validation import require
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parediff.calibration.trajectories import Trajectories
 from parediff.errors import RequestError
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
 from parediff.validation import require
 
 

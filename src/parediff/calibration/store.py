@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from parediff.calibration.base import CalibrationSource
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, recording
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, recording
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.sampling.workload import Workload
 from parediff.validation import require
-from parediff.workload import Workload
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parediff.calibration.trajectories import Trajectories
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
 from parediff.validation import require
 
 

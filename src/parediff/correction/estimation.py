@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from parediff.correction.bias import BiasEstimate
 from parediff.correction.renoising import ProbeNoise, clip_reach, falls, renoised, signal_levels, stepped
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Condition, Predict, Run, Wrapper
+from parediff.models.diffusion.door import Condition, Predict, Run, Wrapper
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.engine import Reuse
 from parediff.reuse.prediction import from_noise, kind_of, to_noise
 

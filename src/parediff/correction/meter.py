@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, Condition, Predict, Run, Wrapper, observing
+from parediff.models.diffusion.door import Call, Condition, Predict, Run, Wrapper, observing
+from parediff.models.diffusion.pipeline import DiffusionModel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.model.door import Run
+from parediff.models.diffusion.door import Run
 from parediff.reuse.prediction import alpha_sigma
 
 SALT = 0x9E3779B97F4A7C15

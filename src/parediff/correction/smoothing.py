@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from parediff.correction.factors import added, bounded, modulated
 from parediff.errors import RequestError
-from parediff.model.blocks import adaptive_blocks, residual_blocks
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.blocks import adaptive_blocks, residual_blocks
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 
 FIRST = "false, or a place in the list before every method that quantises: weights take their factors before rounding"
 

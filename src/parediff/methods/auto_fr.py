@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.change import relative_changes, within_budget
 from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import Reuse, Step, install, installed
 from parediff.reuse.learned import Gates, attach, attached, gates_plan, group_of
 from parediff.reuse.mixing import Mixing, Shape
-from parediff.reuse.standins import Cut
+from parediff.reuse.replacements import Cut
 from parediff.validation import require
 
 

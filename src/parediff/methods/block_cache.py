@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.change import refreshed, relative_changes
 from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import Reuse, install, installed
 from parediff.reuse.learned import Table, attach, attached, table_plan
-from parediff.reuse.standins import Cut
+from parediff.reuse.replacements import Cut
 from parediff.validation import require
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.engine import FULL, Reuse, Step, install, installed
 from parediff.reuse.outer_ring import outer_ring
+from parediff.reuse.replacements import Cut
 from parediff.reuse.schedules import Keyframes, Schedule
-from parediff.reuse.standins import Cut
 from parediff.validation import require
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import FULL, Reuse, Step, install, installed
 from parediff.reuse.mixing import Mixing, Shape
+from parediff.reuse.replacements import Cut
 from parediff.reuse.schedules import Keyframes, Schedule
-from parediff.reuse.standins import Cut
 
 
 @dataclass(frozen=True)

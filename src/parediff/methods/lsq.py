@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.grid import Grid
 from parediff.quantization.intervals import Layout, activation_quantizers, calibrate_weights, check_bits, fold, install
 from parediff.quantization.recipe import Recipe

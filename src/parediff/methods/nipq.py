@@ -10,9 +10,9 @@ from torch import nn
 
 from parediff.errors import RequestError
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.tree import put
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.tree import put
 from parediff.quantization.budget import AverageBits, BitOperations, Budget, Spent
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul
 from parediff.quantization.noise import NOISES, BitRange

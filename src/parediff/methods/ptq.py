@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.calibrate import calibrate_activations, calibrate_weights
 from parediff.quantization.intervals import fold
 from parediff.quantization.proof import proof

@@ -11,9 +11,9 @@ from torch import Tensor
 from parediff.correction.regression import NAME, NoiseRegression, moments_of
 from parediff.errors import RequestError
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, Condition, Predict, Run, Wrapper
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call, Condition, Predict, Run, Sampled, Wrapper
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def noise_factor(kept: float, kept_after: float, sigma_squared: float) -> float:
     return float(max(0.0, 1 - kept_after - sigma_squared) ** 0.5 - (kept_after * (1 - kept) / kept) ** 0.5)
 
 
-def regression_of(model: DiffusionModel) -> NoiseRegression:
+def regression_of(model: Sampled) -> NoiseRegression:
     """Where the statistics are kept, in this model's own denoiser."""
     module = getattr(model.denoiser, NAME)
     assert isinstance(module, NoiseRegression)

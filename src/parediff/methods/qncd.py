@@ -13,8 +13,8 @@ from parediff.correction.estimation import Estimation, Schedule, check_order
 from parediff.correction.smoothing import calibrate_smoothing, install_smoothing, smoothing_factors
 from parediff.errors import RequestError
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import require
 
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from parediff.correction.meter import Meter
 from parediff.errors import RequestError
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.intervals import layers_of
 from parediff.quantization.report import signal_to_noise
 

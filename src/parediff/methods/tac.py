@@ -10,8 +10,8 @@ from torch import Tensor
 
 from parediff.correction.affine import NAME, LinearReconstruction, pairs_of
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call, Condition, Predict, Run, Wrapper
+from parediff.models.diffusion.door import Call, Condition, Predict, Run, Sampled, Wrapper
+from parediff.models.diffusion.pipeline import DiffusionModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _reconstructing(run: Run) -> Wrapper:
     return wrapper
 
 
-def _table(model: DiffusionModel) -> LinearReconstruction:
+def _table(model: Sampled) -> LinearReconstruction:
     """Where the coefficients are kept, in this model's own denoiser."""
     module = getattr(model.denoiser, NAME)
     assert isinstance(module, LinearReconstruction)

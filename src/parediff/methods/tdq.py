@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from parediff.methods.base import Method
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.quantization.generated import Generated
 from parediff.quantization.generator_fit import GeneratorFit
 from parediff.quantization.grid import Grid

@@ -59,7 +59,7 @@ class Classifier(Extractor):
 
     @cached_property
     def network(self) -> nn.Module:
-        from parediff.model.classifier import load_classifier
+        from parediff.models.classifiers.pretrained import load_classifier
 
         return load_classifier(self.folder).eval()
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.samples import Reservoir, Samples, observing

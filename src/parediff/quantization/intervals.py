@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from parediff.model.attention import Matmul, explicit_attention
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.tree import named, put
+from parediff.models.diffusion.attention import Matmul, explicit_attention
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.tree import named, put
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedLayer, QuantizedMatmul
 from parediff.quantization.quantizer import Quantizer

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parediff.model.attention import attentions
-from parediff.model.tree import named
+from parediff.models.diffusion.attention import attentions
+from parediff.models.tree import named
 from parediff.quantization.grid import IDENTITY_BITS, SMALLEST_STEP
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer

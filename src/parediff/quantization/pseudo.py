@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from parediff.cost import counting
 from parediff.errors import RequestError
-from parediff.model.attention import Matmul, explicit_attention
-from parediff.model.tree import named, put
+from parediff.models.diffusion.attention import Matmul, explicit_attention
+from parediff.models.tree import named, put
 from parediff.quantization.grid import IDENTITY_BITS, SILU_MINIMUM, SMALLEST_STEP, Grid, Kind
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul
 from parediff.quantization.noise import BitRange, Noise, NoiseQuantizer

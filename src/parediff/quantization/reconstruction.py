@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.generated import Generated
 from parediff.quantization.layers import FoldableLayer
 from parediff.quantization.quantizer import Quantizer, bypassed

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.tree import named
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.tree import named
 from parediff.quantization.generated import Generated
 from parediff.quantization.intervals import layers_of, offsets_of
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from parediff.model.tree import named
+from parediff.models.tree import named
 from parediff.quantization.layers import LAYERS, FoldableLayer
 
 Position = Literal["first", "last", "time", "inner"]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import nn
 
 from parediff.errors import RequestError
-from parediff.model.attention import Matmul, explicit_attention
-from parediff.model.tree import named, put
+from parediff.models.diffusion.attention import Matmul, explicit_attention
+from parediff.models.tree import named, put
 from parediff.quantization.grid import IDENTITY_BITS, Grid, Kind
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer

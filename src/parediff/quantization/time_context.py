@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.model.time import announce_time, time_width
+from parediff.models.diffusion.time import announce_time, time_width
 
 NAME = "time_context"
 UNUSED = -1.0

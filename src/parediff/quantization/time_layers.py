@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.tree import named, put
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.tree import named, put
 from parediff.quantization.time_context import TimeContext, time_context_of
 
 PROJECTION = "time_emb_proj"

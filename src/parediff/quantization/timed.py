@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.quantization.generated import Generated
 from parediff.quantization.grid import Grid
 from parediff.quantization.intervals import Layout, activation_quantizers, install

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.samples import Samples

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Call
-from parediff.reuse.standins import Cut, fill, standing_in, tensors_of
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.reuse.replacements import Cut, fill, standing_in, tensors_of
 
 
 def features_of(model: DiffusionModel, cuts: Sequence[Cut], call: Call) -> list[Tensor]:

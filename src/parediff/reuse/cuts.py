@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.classes import Attention, BasicTransformerBlock, ResnetBlock2D, Transformer2DModel
-from parediff.model.tree import named
-from parediff.reuse.standins import (
+from parediff.models.diffusion.classes import Attention, BasicTransformerBlock, ResnetBlock2D, Transformer2DModel
+from parediff.models.tree import named
+from parediff.reuse.replacements import (
     Cell,
     Cut,
     Keep,

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.door import Condition, Predict, Run
+from parediff.models.diffusion.door import Condition, Predict, Run
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.context import Context, blank
 from parediff.reuse.prediction import from_noise, to_noise
-from parediff.reuse.standins import Cut, Patch, Put, fill, standing_in, tensors_of
+from parediff.reuse.replacements import Cut, Patch, Put, fill, standing_in, tensors_of
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.model.classes import ResnetBlock2D
-from parediff.reuse.standins import Cell, Cut, Put, StandIn
+from parediff.models.diffusion.classes import ResnetBlock2D
+from parediff.reuse.replacements import Cell, Cut, Put, StandIn
 
 
 class Nothing(StandIn):

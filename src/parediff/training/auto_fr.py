@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from parediff.errors import RequestError
-from parediff.model.diffusion import DiffusionModel
-from parediff.model.sampler import Sampler
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.learned import Gates, group_of
 from parediff.reuse.mixing import Mixing
 from parediff.reuse.prediction import from_noise, to_noise
-from parediff.reuse.standins import Cut, fill, standing_in, tensors_of
+from parediff.reuse.replacements import Cut, fill, standing_in, tensors_of
 from parediff.training.base import Learner
 
 

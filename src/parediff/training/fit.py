@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from parediff.errors import RequestError
-from parediff.model.weights import load_plain
+from parediff.models.weights import load_plain
 from parediff.training.base import Learner
 from parediff.validation import check_types
 

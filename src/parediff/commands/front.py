@@ -1,0 +1,25 @@
+"""`parediff front`: the fronts over all records below some paths."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("front", help="the front over all records below the paths")
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--x", metavar="KEY", help="cost to lay out: bops (default), macs, latency_s, …")
+    parser.add_argument("--y", metavar="KEY", help="quality to lay out: fd_digits, psnr, …")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--html", metavar="FILE")
+    return parser
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Show the fronts in the terminal and write what was asked for."""
+    from rich.console import Console
+
+    from parediff.report.study import front_command
+
+    return front_command(arguments.paths, arguments.x, arguments.y, arguments.json, arguments.html, Console())

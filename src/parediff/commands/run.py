@@ -1,0 +1,95 @@
+"""`parediff run`: one run or many; everything is checked first, then launched, and a study ends with its front."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # heavy, and needed only once the command runs
+    from rich.console import Console
+
+    from parediff.config.compose import Overrides
+    from parediff.config.request import Request
+    from parediff.pipeline.run import Outcome
+
+OVERRIDES = "Hydra overrides, such as method=[ptq] methods.ptq.weight_bits=4; see `parediff list`"
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("run", help="one run; with -m or an experiment, many. Last line: the record's path")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of values with commas")
+    parser.add_argument("overrides", nargs="*", help=OVERRIDES)
+    return parser
+
+
+def act(arguments: argparse.Namespace) -> int:
+    return run_command(arguments.overrides, multirun=arguments.multirun)
+
+
+def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
+    """Check every run of the request, run what is not finished, print the front of a study and the record's path."""
+    from rich.console import Console
+
+    from parediff.config.compose import Composer
+    from parediff.config.request import build
+    from parediff.errors import RequestError
+    from parediff.pipeline.progress import watching
+    from parediff.pipeline.run import task
+
+    messages, results = Console(stderr=True), Console()
+    composer = Composer("config")
+    jobs = composer.jobs(overrides)
+    swept = [override for override in overrides if composer.is_sweep(override)]
+    if swept and not multirun:
+        key, _, value = swept[0].partition("=")
+        raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
+    requests = [build(composer.compose(job)) for job in jobs]
+    jobs, requests = _distinct(jobs, requests)
+    labels = {_label(job, overrides) or request.id: request.folder for job, request in zip(jobs, requests, strict=True)}
+    with watching(labels, messages):
+        outcomes = [_outcome(result) for result in composer.launch(jobs, task, overrides)]
+    failed = [outcome for outcome in outcomes if outcome.status != "finished"]
+    for outcome in failed:
+        messages.print(f"[red]failed[/red] {outcome.id}: {outcome.error}", soft_wrap=True, highlight=False)
+    if len(requests) > 1 and len(failed) < len(outcomes):
+        _front(requests, results, messages)
+    written = [outcome.path for outcome in outcomes if outcome.path is not None]
+    if written:
+        results.print(str(written[-1]), soft_wrap=True, highlight=False)
+    return 1 if failed else 0
+
+
+def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Overrides], list[Request]]:
+    """Each run once, in the order first asked for."""
+    unique = {request.id: (job, request) for job, request in reversed(list(zip(jobs, requests, strict=True)))}
+    kept = list(reversed(unique.values()))
+    return [job for job, _ in kept], [request for _, request in kept]
+
+
+def _label(job: Overrides, overrides: Sequence[str]) -> str:
+    """What is particular about a run among its study."""
+    own = [entry for entry in job if entry not in overrides]
+    return " ".join(entry.removeprefix("methods.").removeprefix("method=") for entry in own)
+
+
+def _outcome(result: Any) -> Outcome:
+    """What the launcher brought back; a worker that died is a failed run like any other."""
+    from parediff.pipeline.run import Outcome
+
+    try:
+        return result.return_value
+    except Exception as error:  # noqa: BLE001 - the launcher hands over whatever a worker raised
+        return Outcome("?", None, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _front(requests: list[Request], results: Console, messages: Console) -> None:
+    """The study's front: on screen, as front.json and front.html, and as a tracker run of its own."""
+    from parediff.report.study import study_front
+
+    config = requests[0].config
+    folder = Path(config["runs_dir"]) / config["study"]
+    front, figure = study_front(folder, config["front"]["x"], config["front"]["y"], results)
+    requests[0].tracker.log_front(front, figure, config["study"])
+    messages.print(f"front: {folder / 'front.html'}", soft_wrap=True, highlight=False)

@@ -1,0 +1,40 @@
+"""What there is: every option of every config group, read from the YAML files themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parediff.resources import shipped
+
+
+def catalogue() -> dict[str, dict[str, tuple[str, str]]]:
+    """Plural kind -> option -> (description, paper)."""
+    groups = sorted(path for path in shipped("conf").iterdir() if path.is_dir())
+    found = {
+        plural(group.name): {path.stem: headline(path) for path in sorted(group.glob("*.yaml"))} for group in groups
+    }
+    found["experiments"] = {name: headline(path) for name, path in experiment_files().items()}
+    first = ["methods", "models", "metrics", "samplers", "experiments"]
+    return {name: found[name] for name in [*first, *(name for name in found if name not in first)]}
+
+
+def plural(group: str) -> str:
+    return group if group in ("data", "calibration") else f"{group}s"
+
+
+def experiment_files() -> dict[str, Path]:
+    """Every experiment by name: experiments/a/b.yaml is a/b, experiments/a/a.yaml is a."""
+    return {
+        path.parent.name if path.stem == path.parent.name else f"{path.parent.name}/{path.stem}": path
+        for path in sorted(shipped("experiments").glob("*/*.yaml"))
+        if path.stem != "published"
+    }
+
+
+def headline(path: Path) -> tuple[str, str]:
+    """The first comment that is not a package header: '# description | paper'."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            description, _, paper = line.lstrip("# ").partition("|")
+            return description.strip(), paper.strip()
+    return "", ""

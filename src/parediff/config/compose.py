@@ -1,0 +1,158 @@
+"""From overrides to composed configs: experiments, sweeps and points, with every mistake told in one line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from parediff.config.catalogue import experiment_files
+from parediff.errors import RequestError, nearest
+from parediff.resources import shipped
+
+Overrides = list[str]
+
+OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
+"""For seed sets: `first_seed: ${product:100000,${seed}}`."""
+
+
+class Composer:
+    """Composes one primary config ('config' or 'train') under command-line overrides."""
+
+    def __init__(self, primary: str) -> None:
+        self.primary = primary
+        for name, path in experiment_files().items():
+            node = yaml.safe_load(path.read_text(encoding="utf-8"))
+            *folders, leaf = name.split("/")
+            group = "/".join(["experiment", *folders])
+            ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
+        self.loader = ConfigLoaderImpl(create_config_search_path(str(shipped("conf"))))
+
+    def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
+        """The composed config, with hydra's own node; RequestError names what is wrong with the overrides."""
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        try:
+            return self.loader.load_configuration(self.primary, list(overrides), run_mode=mode)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise self._explain(error, overrides) from error
+
+    def jobs(self, overrides: Sequence[str]) -> list[Overrides]:
+        """The overrides of every run: the product of all sweeps (`key=a,b`), times the experiment's points."""
+        parser = OverridesParser.create(config_loader=self.loader)
+        try:
+            parsed = parser.parse_overrides(list(overrides))
+        except HydraException as error:
+            raise self._explain(error, overrides) from error
+        own = [item for item in parsed if not (item.key_or_group or "").startswith("hydra")]
+        for item in own:
+            if item.is_sweep_override() and item.is_delete():
+                raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
+        combinations = BasicSweeper.split_arguments(own, None)[0]
+        return [[*rest, *point] for rest in combinations for point in self._points(rest)]
+
+    def _points(self, overrides: Overrides) -> list[Overrides]:
+        """The experiment's own list of runs; an override given by hand wins over a point's."""
+        config = self.compose(_of_all_runs(overrides), multirun=True)
+        if config.get("points") is None:
+            return [[]]
+        points: Any = OmegaConf.to_container(config.points)
+        if not isinstance(points, list) or not all(isinstance(point, list) for point in points):
+            raise RequestError("points", points, "a list with one list of overrides for each run is accepted")
+        given = {_key(override) for override in overrides} - {"experiment"}
+        return [[str(entry) for entry in point if _key(str(entry)) not in given] for point in points]
+
+    def is_sweep(self, override: str) -> bool:
+        """Whether an override names several values."""
+        return any(item.is_sweep_override() for item in OverridesParser.create().parse_overrides([override]))
+
+    def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
+        """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
+        config = self.compose(_of_all_runs(_single(overrides, self.loader)), multirun=True)
+        context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+        return list(launcher.launch([list(job) for job in jobs], initial_job_idx=0))
+
+    def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
+        """Hydra's complaint as key, value and what is accepted."""
+        if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+            group, _, name = str(error.missing_cfg_file).rpartition("/")
+            options = _options(group)
+            return RequestError(group or "config", name, f"{', '.join(options)} are accepted.{nearest(name, options)}")
+        text = " ".join(str(error).split())
+        unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+        if unknown:
+            key = unknown.group(1)
+            value = next((o.partition("=")[2] for o in overrides if _key(o) == key), "")
+            known = self.known_keys(key)
+            if key.startswith("methods.") and key in known:
+                method = key.split(".")[1]
+                return RequestError(key, value, f"it belongs to a run with method=[{method}], and this run has none")
+            return RequestError(key, value, f"no such key.{nearest(key, known)}")
+        return RequestError("overrides", " ".join(overrides), f"not understood: {text[:300]}")
+
+    def known_keys(self, key: str) -> list[str]:
+        """Keys beside which `key` would stand, and the top-level ones."""
+        known = list(flat_keys(self.loader.load_configuration(self.primary, [], run_mode=RunMode.MULTIRUN)))
+        if key.startswith("methods.") and key.count(".") >= 2:
+            method = key.split(".")[1]
+            known += self._method_keys(method)
+        return known
+
+    def _method_keys(self, method: str) -> list[str]:
+        path = shipped("conf") / "method" / f"{method}.yaml"
+        if not path.is_file():
+            return []
+        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
+
+
+def _options(group: str) -> list[str]:
+    """What can be chosen in a config group."""
+    if group == "experiment":
+        return list(experiment_files())
+    return sorted(path.stem for path in (shipped("conf") / group).glob("*.yaml"))
+
+
+def flat_keys(config: Any, prefix: str = "") -> list[str]:
+    """Dotted paths of every key outside hydra's node."""
+    keys = []
+    for key in config:
+        path = f"{prefix}{key}"
+        if path == "hydra":
+            continue
+        keys.append(path)
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
+            continue
+        if isinstance(config[key], DictConfig):
+            keys += flat_keys(config[key], f"{path}.")
+    return keys
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _of_all_runs(overrides: Sequence[str]) -> list[str]:
+    """Without the settings of methods: which of them a run has, its own point says."""
+    return [override for override in overrides if not _key(override).startswith("methods.")]
+
+
+def _single(overrides: Sequence[str], loader: Any) -> list[str]:
+    """The overrides that say how to launch: hydra's own, and everything that is not swept."""
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return [item.input_line for item in parsed if not item.is_sweep_override()]

@@ -1,1 +1,0 @@
-"""What gets compressed, and the only door to diffusers."""

@@ -1,0 +1,1 @@
+"""What gets compressed: diffusion pipelines and image classifiers."""

@@ -1,0 +1,1 @@
+"""Image classifiers: networks, weights, and the model that methods see."""

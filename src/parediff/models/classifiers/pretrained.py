@@ -1,0 +1,121 @@
+"""Image classifiers: from the package, from a folder that a training wrote, from a weights file, or untrained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from parediff.errors import RequestError
+from parediff.models.classifiers.networks import build
+from parediff.models.weights import load_into, load_weights
+from parediff.provenance import file_fingerprint
+from parediff.resources import folder_of
+
+
+@dataclass(frozen=True)
+class PretrainedClassifier:
+    """Trained weights for a network of `networks.py` beside this; constructing it checks that they are there.
+
+    `path` is a folder that `parediff train` wrote (`assets://name` for one that ships); `checkpoint`, a weights file
+    for `network`, goes before it.
+    """
+
+    name: str
+    path: str | None
+    checkpoint: str | None
+    random_weights: bool
+    network: str
+    arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.checkpoint is None and not self.random_weights:
+            accepted = "a weights file, else path=FOLDER, else random_weights=true for an untrained network"
+            raise RequestError("checkpoint", "null", accepted)
+        if self.path is not None and not (self.folder / "config.json").is_file():
+            raise RequestError("path", self.path, "a folder with config.json and model.safetensors")
+        if self.checkpoint is not None and not Path(self.checkpoint).is_file():
+            raise RequestError("checkpoint", self.checkpoint, "no such file")
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(str(self.path))
+
+    def image_shape(self) -> None:
+        """A classifier draws no images."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its answers: the network, and the bytes of its weights."""
+        file = Path(self.checkpoint) if self.checkpoint else self.folder / "model.safetensors" if self.path else None
+        asked = {"name": self.name, "network": self.network, "arguments": dict(self.arguments)}
+        return asked | {"weights": file and file_fingerprint(file)}
+
+    def load(self, device: str) -> nn.Module:
+        """In eval mode on `device`."""
+        if self.checkpoint is None and self.path is not None:
+            return load_classifier(self.path).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = build(self.network, dict(self.arguments))
+        if self.checkpoint is not None:
+            prefix = getattr(network, "foreign_prefix", "")
+            weights = {prefix + name: tensor for name, tensor in load_weights(self.checkpoint).items()}
+            load_into(network, weights, self.checkpoint)
+        return network.eval().to(device)
+
+
+class ClassifierArchitecture:
+    """An untrained network, and how it is saved: config.json and model.safetensors."""
+
+    def __init__(self, *, network: str, arguments: dict[str, Any], seed: int) -> None:
+        self.kind, self.arguments = network, arguments
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build(network, arguments)
+
+    def parts(self) -> dict[str, Any]:
+        """What its learner needs."""
+        return {"network": self.network}
+
+    def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """That images C,H,W with so many classes fit, before anything is trained."""
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                logits = self.network(torch.zeros(1, *image_shape))
+        except RuntimeError as error:
+            accepted = f"a network for images of shape {image_shape}"
+            raise RequestError("arguments", self.arguments, accepted) from error
+        self.network.train()
+        if logits.shape[1] != classes:
+            raise RequestError("arguments.classes", logits.shape[1], f"{classes}, as the data has")
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"network": self.kind, "arguments": self.arguments}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+
+
+def load_classifier(path: str | Path) -> nn.Module:
+    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
+    folder = folder_of(path)
+    description, weights = folder / "config.json", folder / "model.safetensors"
+    if not description.is_file():
+        raise RequestError("path", path, "a folder with config.json and model.safetensors")
+    try:
+        config = json.loads(description.read_text())
+        network = build(config["network"], config["arguments"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RequestError("path", path, "config.json must name a network and its arguments") from error
+    load_into(network, load_weights(weights, "path"), weights, "path")
+    return network.eval()

@@ -1,0 +1,196 @@
+"""The denoiser's one door: every call passes here, is known by its step, can be wrapped, observed and recorded."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+Condition = Mapping[str, Any]
+Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+Wrapper = Callable[[Predict, Tensor, Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The exact arguments of one denoiser call: x [B, C, H, W], t [B], every other keyword, and the sampler's step."""
+
+    x: Tensor
+    t: Tensor
+    cond: Condition
+    step: int
+
+
+Observer = Callable[[Call, Tensor], None]
+
+
+class Sampled(Protocol):
+    """What a model must have to be sampled through the door."""
+
+    pipeline: Any
+    name: str
+    guidance_scale: float
+    options: dict[str, Any]
+    wrapper_factories: list[Callable[[Run], Wrapper]]
+    observers: list[Observer]
+
+    @property
+    def denoiser(self) -> nn.Module: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def prediction_type(self) -> str: ...
+
+    @property
+    def null_class(self) -> int: ...
+
+
+@dataclass
+class Run:
+    """What one sampling run knows. It is born with `generate` and nothing of it outlives the run.
+
+    A wrapper finds the network it wraps through `model`, so that the factories of a copied model see the copy.
+    `index` counts the scheduler's finished steps, so guidance in two calls, skipped calls and extra calls
+    do not shift it. `evaluations` counts the calls that reached the network. While `probing`, a call's x is no part of
+    the trajectory: a wrapper that remembers something for later calls lets it pass and forgets it.
+    """
+
+    scheduler: Any
+    seeds: tuple[int, ...]
+    generators: list[torch.Generator]
+    model: Sampled
+    index: int = 0
+    evaluations: int = 0
+    probing: bool = False
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The time steps executed, in order; image-to-image starts late, an ensemble's first model ends early."""
+        begin = getattr(self.scheduler, "begin_index", None) or 0
+        executed = getattr(self.model.pipeline, "_num_timesteps", None)
+        return self.scheduler.timesteps[begin:][:executed]
+
+    @property
+    def steps(self) -> int:
+        """How many scheduler steps this run executes."""
+        return len(self.timesteps)
+
+    def advance(self) -> None:
+        self.index += 1
+
+
+@dataclass
+class DenoiserOutput(BaseOutput):
+    """What diffusers expects of a denoiser."""
+
+    sample: Tensor
+
+
+def signature_of(denoiser: nn.Module) -> inspect.Signature:
+    """The plain signature of the network's class, also while its door is open."""
+    kind: Any = type(denoiser)
+    return _class_signature(kind)
+
+
+@functools.cache
+def _class_signature(kind: Any) -> inspect.Signature:
+    return inspect.Signature(list(inspect.signature(kind.forward).parameters.values())[1:])
+
+
+def split_arguments(denoiser: nn.Module, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any], bool]:
+    """(x, t as [B], every other argument, whether an output object is wanted)."""
+    bound = signature_of(denoiser).bind(*args, **kwargs).arguments
+    bound.update(bound.pop("kwargs", {}))
+    return_dict = bound.pop("return_dict", True)
+    x = bound.pop(next(iter(signature_of(denoiser).parameters)))
+    t = torch.as_tensor(bound.pop("timestep"), device=x.device)
+    cond = {name: value for name, value in bound.items() if value is not None}
+    return x, t.expand(x.shape[0]) if t.ndim == 0 else t, cond, return_dict
+
+
+def call_network(denoiser: nn.Module, forward: Callable[..., Any], x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+    """The raw output of one call."""
+    first = next(iter(signature_of(denoiser).parameters))
+    return forward(**{first: x}, timestep=t, **cond, return_dict=False)[0]
+
+
+@contextmanager
+def opened(model: Sampled, run: Run) -> Iterator[None]:
+    """Route every call of the denoiser through the model's wrappers while a run lasts.
+
+    A `forward` that something else put on the denoiser, as offloading does, stays inside and is put back.
+    """
+    denoiser = model.denoiser
+    hooked = denoiser.__dict__.get("forward")
+    if hasattr(hooked, "is_open_door"):
+        raise RuntimeError(f"{model.name} is already sampling; one run at a time, or give each run its own copy")
+    plain = denoiser.forward
+
+    def network(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        output = call_network(denoiser, plain, x, t, cond)
+        run.evaluations += 1
+        for observe in model.observers:
+            observe(Call(x, t, cond, run.index), output)
+        return output
+
+    predict: Predict = network
+    for factory in model.wrapper_factories:
+        predict = _wrapped(factory(run), predict)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        x, t, cond, return_dict = split_arguments(denoiser, args, kwargs)
+        output = predict(x, t, cond)
+        return DenoiserOutput(sample=output) if return_dict else (output,)
+
+    forward.is_open_door = True  # type: ignore[attr-defined]
+    denoiser.forward = forward
+    try:
+        yield
+    finally:
+        del denoiser.forward
+        if hooked is not None:
+            denoiser.forward = hooked
+
+
+def _wrapped(wrapper: Wrapper, inner: Predict) -> Predict:
+    return lambda x, t, cond: wrapper(inner, x, t, cond)
+
+
+@contextmanager
+def observing(model: Sampled, observe: Observer) -> Iterator[None]:
+    """`observe(call, output)` after every call that really reaches the network."""
+    model.observers.append(observe)
+    try:
+        yield
+    finally:
+        model.observers.remove(observe)
+
+
+@contextmanager
+def recording(model: Sampled) -> Iterator[list[Call]]:
+    """The calls that reach the network, detached."""
+    calls: list[Call] = []
+
+    def keep(call: Call, _: Tensor) -> None:
+        calls.append(Call(call.x.detach().clone(), call.t.clone(), dict(call.cond), call.step))
+
+    with observing(model, keep):
+        yield calls

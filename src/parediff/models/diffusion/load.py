@@ -1,0 +1,155 @@
+"""Where a diffusion model comes from: a local diffusers folder, the hub, or the package's own assets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
+
+from parediff.errors import RequestError
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.provenance import file_fingerprint
+from parediff.resources import ASSETS, folder_of
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class PretrainedPipeline:
+    """A diffusers folder or hub id; constructing it checks what can be checked without loading."""
+
+    name: str
+    path: str
+    dtype: str = "float32"
+    guidance_scale: float = 1.0
+    null_class: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise RequestError("dtype", self.dtype, f"one of {', '.join(DTYPES)} is accepted")
+        if not isinstance(self.path, str) or not self.path:
+            raise RequestError("path", self.path, "a diffusers folder or a hub id is accepted")
+        if self.is_local:
+            check_folder(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.path)
+
+    @property
+    def is_local(self) -> bool:
+        """A hub id has the form owner/name and no such folder stands here."""
+        looks_like_hub = self.path.count("/") == 1 and not self.path.startswith((".", "/", "~", ASSETS))
+        return self.folder.exists() or not looks_like_hub
+
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """C, H, W of its images where a local folder tells; None where only loading can."""
+        return shape_of_images(self.folder) if self.is_local else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its images: where it came from, the weights themselves, precision and guidance."""
+        asked = {
+            "path": self.path,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "guidance_scale": self.guidance_scale,
+        }
+        weights = sorted(self.folder.rglob("*.safetensors")) if self.is_local else []
+        files = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in weights}
+        return {
+            "name": self.name,
+            **asked,
+            "null_class": self.null_class,
+            "options": dict(self.options),
+            "weights": files,
+        }
+
+    def load(self, device: str) -> DiffusionModel:
+        """The pipeline on `device`. Only safetensors are read; nothing is ever unpickled."""
+        diffusers.utils.logging.disable_progress_bar()
+        source = str(self.folder) if self.is_local else self.path
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(
+                source,
+                dtype=DTYPES[self.dtype],
+                use_safetensors=True,
+                local_files_only=self.is_local,
+                revision=self.revision,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RequestError("model.path", self.path, f"could not be loaded: {_first_line(error)}") from error
+        model = DiffusionModel(
+            pipeline,
+            name=self.name,
+            guidance_scale=self.guidance_scale,
+            null_class=self.null_class,
+            options=self.options,
+        )
+        return model.to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless `folder` is a diffusers pipeline whose weights are whole safetensors."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        why = "has no model_index.json" if folder.is_dir() else "does not exist"
+        raise RequestError("path", folder, f"a diffusers pipeline folder is accepted, this {why}")
+    try:
+        components = json.loads(index.read_text())
+    except json.JSONDecodeError as error:
+        raise RequestError("path", index, f"model_index.json is not JSON ({error})") from error
+    if not hasattr(diffusers, str(components.get("_class_name"))):
+        known = "the name of a diffusers pipeline"
+        raise RequestError("path", index, f"_class_name is {components.get('_class_name')!r}; {known} is accepted")
+    for part in ("unet", "transformer"):
+        if part in components:
+            check_weights(folder / part)
+    for file in sorted(folder.rglob("*.safetensors")):
+        check_safetensors(file)
+
+
+def check_weights(folder: Path) -> None:
+    """Raise unless the component's weights are safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = [file.name for file in sorted(folder.glob("*")) if file.suffix in PICKLES]
+    why = f"holds only {pickles[0]}, a pickle, which is never loaded" if pickles else "holds no weights"
+    raise RequestError("path", folder, f"safetensors weights are accepted; this {why}")
+
+
+def check_safetensors(file: Path) -> None:
+    """Raise unless the header and the length of a safetensors file agree."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            content.keys()
+    except (SafetensorError, OSError) as error:
+        raise RequestError("path", file, f"is not a whole safetensors file ({_first_line(error)})") from error
+
+
+def shape_of_images(folder: Path) -> tuple[int, int, int] | None:
+    """C, H, W from the configurations in a diffusers folder."""
+    configs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+    denoiser = configs.get("unet") or configs.get("transformer") or {}
+    size, channels = denoiser.get("sample_size"), denoiser.get("in_channels")
+    if size is None or channels is None:
+        return None
+    decoder = configs.get("vae") or configs.get("vqvae")
+    height, width = (size, size) if isinstance(size, int) else size
+    if decoder is None:
+        return channels, height, width
+    factor = 2 ** (len(decoder.get("block_out_channels", [1])) - 1)
+    return decoder.get("out_channels", 3), height * factor, width * factor

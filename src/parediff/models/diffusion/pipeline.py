@@ -1,0 +1,148 @@
+"""A diffusion model: a pipeline, the part of it that gets compressed, and what its images are conditioned on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parediff.errors import RequestError
+from parediff.models.diffusion import generation
+from parediff.models.diffusion.door import Condition, Observer, Run, Wrapper, call_network, opened
+from parediff.models.diffusion.sampler import Sampler, generators_for, seeded_steps
+
+
+class DiffusionModel:
+    """A diffusers pipeline seen from its denoiser. `generate` promises that image i depends on seed i and condition i.
+
+    `wrapper_factories` are what methods put around the denoiser's door: each is called once per sampling run, and
+    whatever the wrapper remembers lives in what the factory returned.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        name: str,
+        guidance_scale: float = 1.0,
+        null_class: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipeline, self.name = pipeline, name
+        self.part = _part(pipeline)
+        self.guidance_scale, self.options = guidance_scale, dict(options or {})
+        self.wrapper_factories: list[Callable[[Run], Wrapper]] = []
+        self.observers: list[Observer] = []
+        self.conditioning = generation.conditioning_of(pipeline, self.denoiser)
+        self._null_class = null_class
+        self.denoiser.eval().requires_grad_(False)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return getattr(self.pipeline, self.part)
+
+    @denoiser.setter
+    def denoiser(self, module: nn.Module) -> None:
+        setattr(self.pipeline, self.part, module)
+
+    @property
+    def config(self) -> Any:
+        """diffusers' configuration of the denoiser."""
+        return self.denoiser.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """C, H, W of what the denoiser sees."""
+        size = self.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.config.in_channels, height, width
+
+    @property
+    def prediction_type(self) -> str:
+        return self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes an image can be asked for; None where there are none."""
+        if self.conditioning != "class":
+            return None
+        count = self.config.get("num_class_embeds") or self.config.get("num_embeds_ada_norm")
+        return count if self._null_class is None else min(count, self._null_class)
+
+    @property
+    def null_class(self) -> int:
+        """The label that means 'no class', for guidance."""
+        if self._null_class is None:
+            raise RequestError("model.null_class", None, "guidance_scale above 1 needs the label that means 'no class'")
+        return self._null_class
+
+    def to(self, device: str | torch.device) -> DiffusionModel:
+        self.pipeline.to(device)
+        return self
+
+    def copy(self) -> DiffusionModel:
+        """A model with a denoiser of its own; everything that is not compressed is shared."""
+        twin = copy.copy(self)
+        twin.pipeline = copy.copy(self.pipeline)
+        twin.denoiser = copy.deepcopy(self.denoiser)
+        twin.wrapper_factories, twin.observers = list(self.wrapper_factories), []
+        return twin
+
+    def wrap(self, factory: Callable[[Run], Wrapper]) -> None:
+        """Put a wrapper around the door; a later one sits outside an earlier one."""
+        self.wrapper_factories.append(factory)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """One call of the network, outside a run and inside no wrapper: the raw output for x [B, C, H, W] and t [B]."""
+        return call_network(self.denoiser, self.denoiser, x, t, cond)
+
+    def conditions_for(self, seeds: Sequence[int]) -> tuple[int, ...] | None:
+        """Balanced class labels by seed where the model has classes and the workload names none."""
+        return None if self.num_classes is None else tuple(seed % self.num_classes for seed in seeds)
+
+    @torch.no_grad()
+    def generate(self, seeds: Sequence[int], conditions: Sequence[Any] | None, sampler: Sampler) -> Tensor:
+        """Images in [0, 1], float32 NCHW on the CPU, one for each seed (and condition)."""
+        if self.conditioning == "class" and conditions is None:
+            conditions = self.conditions_for(seeds)
+        if self.conditioning == "text" and conditions is None:
+            raise RequestError("workload.conditions", None, f"{self.name} draws from text: prompts are needed")
+        if self.conditioning == "none" and conditions is not None:
+            raise RequestError("workload.conditions", "given", f"{self.name} takes no conditions")
+        generators = generators_for(seeds)
+        with self._sampling(sampler, seeds, generators) as run:
+            result = generation.images(self, conditions, run.scheduler, generators, sampler.steps)
+        return result.detach().float().cpu()
+
+    @contextmanager
+    def _sampling(self, sampler: Sampler, seeds: Sequence[int], generators: list[torch.Generator]) -> Iterator[Run]:
+        """The pipeline with a fresh scheduler and an open door."""
+        own = self.pipeline.scheduler
+        scheduler = sampler.scheduler_for(self.pipeline)
+        run = Run(scheduler, tuple(seeds), generators, self)
+        self.pipeline.scheduler = scheduler
+        vars(self.pipeline).pop("_num_timesteps", None)  # what an earlier run executed; this one sets it anew
+        try:
+            with seeded_steps(scheduler, generators, sampler.eta, run.advance), opened(self, run):
+                yield run
+        finally:
+            self.pipeline.scheduler = own
+
+
+def _part(pipeline: Any) -> str:
+    for part in ("unet", "transformer"):
+        if isinstance(getattr(pipeline, part, None), nn.Module):
+            return part
+    raise RequestError("model.path", type(pipeline).__name__, "a pipeline with a unet or a transformer is accepted")

@@ -1,0 +1,1 @@
+"""The line that every run takes: load, baseline, compress, evaluate, cost, record."""

@@ -1,0 +1,48 @@
+"""One training: the line on one screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from parediff.config.request import construct
+from parediff.errors import RequestError
+
+
+def train(config: DictConfig) -> Path:
+    """Train `config.model.architecture` on `config.data`; the folder of the averaged weights and the config."""
+    from parediff.training.fit import logger_of, starting_point
+
+    values = resolved(config)
+    output = Path(values["output"])
+    starting_point(output / "checkpoints", values["ckpt_path"])
+    trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
+    architecture, data = construct(config.model.architecture, "model.architecture"), construct(config.data, "data")
+    try:
+        architecture.check(data.image_shape, len(data.classes))
+    except RequestError as error:
+        raise error.within("model.architecture") from error
+    learner = construct(config.learner, "learner", **architecture.parts())
+    if values["threads"] is not None:
+        torch.set_num_threads(values["threads"])
+    tracker.start(values, values["study"], "train", values["model"]["name"])
+    try:
+        trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
+    finally:
+        tracker.finish()
+    architecture.save(output / "model")
+    OmegaConf.save(OmegaConf.create(values), output / "model" / "config.yaml")
+    return output / "model"
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, without hydra's own; what cannot be trained is said here."""
+    if OmegaConf.select(config, "model.architecture") is None:
+        raise RequestError("model", config.model.name, "a model with an architecture to train, such as ddpm_digits")
+    if OmegaConf.select(config, "learner") is None:
+        raise RequestError("trainer", "", "one that says how to learn, such as denoising or classification")
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""What a reader sees: figure, table and page over the same records."""

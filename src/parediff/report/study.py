@@ -1,0 +1,85 @@
+"""`parediff front`: the fronts in the terminal, as JSON and as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parediff.atomic import write_atomically
+from parediff.errors import RequestError
+from parediff.report.figure import figure
+from parediff.report.front_page import front_document
+from parediff.report.table import remarks, table
+from parediff.results.front import Front, build_fronts
+from parediff.results.record import Record, find
+
+
+def front_command(
+    paths: Sequence[str | Path],
+    x: str | None,
+    y: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    console: Any,
+) -> int:
+    """Show the fronts over all records below the paths and write what was asked for; the exit code."""
+    records, warnings = find(paths)
+    if not records:
+        raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
+    fronts = build_fronts(records, x, y)
+    show(fronts, warnings, console)
+    if json_file:
+        write_atomically(Path(json_file), as_json(fronts))
+    if html_file:
+        write_atomically(Path(html_file), front_document(fronts))
+    return 0
+
+
+def study_front(folder: Path, x: str | None, y: str | None, console: Any) -> tuple[dict[str, Any], Any]:
+    """A study's front on screen, as front.json and front.html in its folder; (front.json's content, plotly figure).
+
+    Axes that no record has give way to the default ones, and say so: the study's work is not to be lost on them.
+    """
+    records, warnings = find([folder])
+    fronts = _fronts_or_default(records, x, y, warnings)
+    show(fronts, warnings, console)
+    write_atomically(folder / "front.json", as_json(fronts))
+    write_atomically(folder / "front.html", front_document(fronts))
+    return fronts[0].to_json(), figure(fronts[0])
+
+
+def show(fronts: Sequence[Front], warnings: Sequence[str], console: Any) -> None:
+    """A table per protocol, then one line for everything that is not on one."""
+    for front in fronts:
+        console.print(table(front))
+        for line in remarks(front):
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if len(fronts) > 1:
+        console.print(
+            f"{len(fronts)} protocols: only equal ones share a front. The first has most runs.", style="yellow"
+        )
+    for line in warnings:
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(fronts: Sequence[Front]) -> str:
+    """front.json: the first front; where there are several protocols, all of them under `fronts` too."""
+    content = fronts[0].to_json()
+    if len(fronts) > 1:
+        content["fronts"] = [front.to_json() for front in fronts]
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _fronts_or_default(records: Sequence[Record], x: str | None, y: str | None, warnings: list[str]) -> list[Front]:
+    try:
+        return build_fronts(records, x, y)
+    except RequestError as error:
+        fronts = build_fronts(records)
+        warnings.append(f"{error} The default axes are shown.")
+        return fronts
+
+
+def _unread(warnings: Sequence[str]) -> str:
+    return f"; {len(warnings)} could not be read, the first: {warnings[0]}" if warnings else ""

@@ -1,0 +1,75 @@
+"""The front in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parediff.report.figure import show_gain, with_error
+from parediff.results.front import Front, Gain
+from parediff.results.points import Point, label
+
+STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
+
+
+def table(front: Front) -> Any:
+    """A rich Table, cheapest first; ★ marks what no other point dominates."""
+    from rich.table import Table
+
+    x_unit = front.x.unit([point.x for point in front.points])
+    y_unit = front.y.unit([point.y for point in front.points])
+    arrow = "↓" if front.y.better == "lower" else "↑"
+    built = Table(title=f"{front.y.key} against {front.x.key}", title_justify="left", caption_justify="left")
+    built.caption = summary(front)
+    built.add_column("", style="green", no_wrap=True)
+    built.add_column("run", overflow="fold")
+    built.add_column(f"{x_unit.symbol or front.x.name} ↓", justify="right", no_wrap=True)
+    built.add_column(f"{front.y.name} {arrow}", justify="right", no_wrap=True)
+    built.add_column("against\nfewer steps", justify="right", no_wrap=True)
+    built.add_column("id", style="dim", no_wrap=True)
+    for point, on_front, gain in zip(front.points, front.on_front, front.gains, strict=True):
+        built.add_row(
+            "★" if on_front else "",
+            _plain(point.label),
+            with_error(point.x, point.x_stderr, x_unit),
+            with_error(point.y, point.y_stderr, y_unit),
+            _gain(gain, y_unit),
+            _ids(point),
+            style="" if on_front else "dim",
+        )
+    return built
+
+
+def summary(front: Front) -> str:
+    """Hypervolume, its reference point and the protocol, in words."""
+    x_unit = front.x.unit([point.x for point in front.points])
+    y_unit = front.y.unit([point.y for point in front.points])
+    corner = f"{x_unit.show(front.reference[0])}, {y_unit.show(front.reference[1])}"
+    return (
+        f"Hypervolume {front.hypervolume / x_unit.scale / y_unit.scale:.4g} {x_unit.symbol}×{front.y.name}"
+        f" ({front.share:.0%} of its box), reference point ({corner}): {front.reference_rule}."
+        f" Protocol {front.protocol or '(none)'}. ± is one standard error."
+    )
+
+
+def remarks(front: Front) -> list[str]:
+    """One line for each run that is not on the table, and why."""
+    lines = [f"failed: {label(record)} ({record.id}): {_first_line(error)}" for record, error in front.failed]
+    return lines + [f"left out: {label(record)} ({record.id}): no {key}" for record, key in front.lacking]
+
+
+def _gain(gain: Gain | None, unit: Any) -> str:
+    return "" if gain is None else f"[{STYLES[gain.verdict]}]{show_gain(gain, unit)}[/]"
+
+
+def _ids(point: Point) -> str:
+    return point.id + (f" +{len(point.ids) - 1}" if len(point.ids) > 1 else "")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300] if text.strip() else "unknown"

@@ -1,0 +1,1 @@
+"""Records on disk, the points they make, and the front over them."""

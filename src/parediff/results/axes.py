@@ -1,0 +1,149 @@
+"""What can stand on an axis of a front: a key of the record, its direction, its unit in a reader's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parediff.errors import RequestError, nearest
+from parediff.results.record import Record
+
+SECTIONS = ("quality", "fidelity", "cost", "sampler", "seconds")
+# Names fixed by the record's schema; what a record states itself in `better` comes first.
+HIGHER = {"inception_score", "precision", "recall", "top1", "top5", "clip_score", "psnr", "ssim", "cosine"}
+PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
+UNITS = {
+    "bops": ("BOPs", "bit operations per image"),
+    "macs": ("MACs", "multiplications per image"),
+    "latency_s": ("s", "time per image"),
+    "size_bytes": ("B", "weights on disk"),
+    "peak_memory_bytes": ("B", "peak memory"),
+}
+DISTANCES = {"fd_": "Fréchet distance", "kd_": "kernel distance"}
+WORDS = {
+    "nfe": "denoiser calls per image",
+    "steps": "sampling steps",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "fid": "FID",
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One number of a record."""
+
+    section: str
+    name: str
+    better: str  # lower | higher
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    def value(self, record: Record) -> float | None:
+        """The number, None where the record has none."""
+        return number(getattr(record, self.section).get(self.name))
+
+    def stderr(self, record: Record) -> float | None:
+        """Its standard error over seed blocks; costs have none."""
+        return number(record.stderr.get(self.name)) if self.section in ("quality", "fidelity") else None
+
+    def unit(self, values: Iterable[float]) -> Unit:
+        """The unit in which values of this size read well."""
+        if self.name not in UNITS:
+            return Unit(1.0, "", in_words(self.name))
+        symbol, meaning = UNITS[self.name]
+        sizes = sorted(abs(value) for value in values if value)
+        exponent = 3 * math.floor(math.log10(sizes[len(sizes) // 2]) / 3) if sizes else 0
+        exponent = min(max(exponent, min(PREFIXES)), max(PREFIXES))
+        return Unit(10.0**exponent, PREFIXES[exponent] + symbol, meaning)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A scale with its symbol: value / scale is what stands before the symbol."""
+
+    scale: float
+    symbol: str
+    meaning: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.meaning} ({self.symbol})" if self.symbol else self.meaning
+
+    def show(self, value: float) -> str:
+        """The value with three significant digits and its symbol."""
+        return f"{significant(value / self.scale)} {self.symbol}".strip()
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, without an exponent where that stays short."""
+    if value == 0 or not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def in_words(name: str) -> str:
+    """'Fréchet distance (fd_digits)'; a name that says enough stays."""
+    kind = next((words for prefix, words in DISTANCES.items() if name.startswith(prefix)), None)
+    return f"{kind} ({name})" if kind else WORDS.get(name, name.replace("_", " "))
+
+
+def known_keys(records: Iterable[Record]) -> list[str]:
+    """Every key that some record has a number or null under, in the order of the record."""
+    found: dict[str, None] = {}
+    collected = list(records)
+    for section in SECTIONS:
+        for record in collected:
+            for name, value in getattr(record, section).items():
+                if value is None or number(value) is not None:
+                    found[f"{section}.{name}"] = None
+    return list(found)
+
+
+def resolve(option: str, key: str, records: Sequence[Record]) -> Axis:
+    """The axis for `--x` or `--y`; a short name is enough where it is unambiguous."""
+    known = known_keys(records)
+    matches = [name for name in known if key in (name, name.partition(".")[2])]
+    if len(matches) != 1:
+        wanted = "the full key of one of" if matches else "one of"
+        hint = nearest(key, [*known, *(name.partition(".")[2] for name in known)]) if not matches else ""
+        raise RequestError(option, key, f"{wanted} {', '.join(matches or known) or 'nothing: no record'}.{hint}")
+    axis = present(matches[0], records)
+    if axis is None:
+        raise RequestError(option, key, "a key with a value: no finished record has one here")
+    return axis
+
+
+def present(key: str, records: Sequence[Record]) -> Axis | None:
+    """The axis of a full key, None where no record has a number under it."""
+    section, _, name = key.partition(".")
+    axis = Axis(section, name, direction(section, name, records))
+    return axis if any(axis.value(record) is not None for record in records) else None
+
+
+def direction(section: str, name: str, records: Iterable[Record]) -> str:
+    """lower or higher: what the records state; costs are lower, and so are distances."""
+    if section in ("quality", "fidelity"):
+        for record in records:
+            if record.better.get(name) in ("lower", "higher"):
+                return record.better[name]
+        return "higher" if name in HIGHER else "lower"
+    return "lower"
+
+
+def default_keys(records: Sequence[Record]) -> tuple[str, str]:
+    """(x, y) when none are named: BOPs against the first quality of the records, or the first fidelity."""
+    known = known_keys(records)
+    worth = [key for key in known if key.startswith(("quality.", "fidelity."))]
+    return "cost.bops", worth[0] if worth else "quality.fd_digits"

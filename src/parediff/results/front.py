@@ -1,0 +1,230 @@
+"""The front over records measured with the same yardstick, and what each point gains over merely taking fewer steps."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from parediff.errors import RequestError
+from parediff.results import pareto
+from parediff.results.axes import Axis, default_keys, resolve
+from parediff.results.points import Point, label, points
+from parediff.results.record import Record
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better than the fewer-steps line at the same cost; positive is better, in the unit of y.
+
+    `at least` where the point is cheaper than the whole line, `at most` where it costs more than all of it.
+    """
+
+    value: float
+    stderr: float | None
+    bound: Literal["exact", "at least", "at most"]
+
+    @property
+    def verdict(self) -> str:
+        """better or worse where the difference exceeds two standard errors; unclear where it does not, or has none."""
+        if self.stderr is None or abs(self.value) <= 2 * self.stderr:
+            return "unclear"
+        if self.value > 0:
+            return "better" if self.bound != "at most" else "unclear"
+        return "worse" if self.bound != "at least" else "unclear"
+
+
+@dataclass(frozen=True)
+class Line:
+    """The uncompressed model with one sampler at fewer and fewer steps, cheapest first: the line to beat."""
+
+    sampler: tuple[str, float]  # name, eta
+    points: tuple[Point, ...]
+
+    def at(self, x: float) -> tuple[float, float | None, Literal["exact", "at least", "at most"]]:
+        """(y, standard error, bound) at a cost: linear in log x between two points, its end where the line ends."""
+        first, last = self.points[0], self.points[-1]
+        if x <= first.x:
+            return first.y, first.y_stderr, "exact" if x == first.x else "at least"
+        if x >= last.x:
+            return last.y, last.y_stderr, "exact" if x == last.x else "at most"
+        right = next(index for index, point in enumerate(self.points) if point.x >= x)
+        return _between(self.points[right - 1], self.points[right], x)
+
+
+@dataclass(frozen=True)
+class Front:
+    """Points of one protocol, those that no other dominates, and the volume that they dominate."""
+
+    x: Axis
+    y: Axis
+    protocol: str
+    points: tuple[Point, ...]  # cheapest first
+    on_front: tuple[bool, ...]
+    gains: tuple[Gain | None, ...]
+    lines: tuple[Line, ...]
+    hypervolume: float
+    reference: tuple[float, float]
+    reference_rule: str
+    failed: tuple[tuple[Record, str], ...]  # with the error
+    lacking: tuple[tuple[Record, str], ...]  # finished, with the key they have no value for
+
+    @property
+    def share(self) -> float:
+        """Hypervolume as a share of the box between the reference point and the best value on each axis."""
+        ways = (self.x.better, self.y.better)
+        costs = [pareto.as_costs((point.x, point.y), ways) for point in self.points]
+        bound = pareto.as_costs(self.reference, ways)
+        sides = [max(0.0, limit - min(column)) for limit, column in zip(bound, zip(*costs, strict=True), strict=True)]
+        return self.hypervolume / math.prod(sides) if math.prod(sides) else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """front.json: numbers in the record's own units."""
+        return {
+            "x": self.x.key,
+            "y": self.y.key,
+            "better": {"x": self.x.better, "y": self.y.better},
+            "protocol": self.protocol,
+            "points": [self._point(*entry) for entry in zip(self.points, self.on_front, self.gains, strict=True)],
+            "hypervolume": self.hypervolume,
+            "hypervolume_share": self.share,
+            "reference": list(self.reference),
+            "reference_rule": self.reference_rule,
+            "failed": [{"id": record.id, "label": label(record), "error": error} for record, error in self.failed],
+            "left_out": [{"id": record.id, "label": label(record), "lacks": key} for record, key in self.lacking],
+        }
+
+    def _point(self, point: Point, on_front: bool, gain: Gain | None) -> dict[str, Any]:
+        return {
+            "id": point.id,
+            "x": point.x,
+            "y": point.y,
+            "methods": list(point.methods),
+            "on_front": on_front,
+            "label": point.label,
+            "steps": point.steps,
+            "x_stderr": point.x_stderr,
+            "y_stderr": point.y_stderr,
+            "ids": list(point.ids),
+            "gain": None if gain is None else {**vars(gain), "verdict": gain.verdict},
+        }
+
+
+def build_front(
+    records: Sequence[Record],
+    x: str | None = None,
+    y: str | None = None,
+    *,
+    reference: tuple[float, float] | None = None,
+    protocol: str | None = None,
+) -> Front:
+    """The front of records with one protocol; of several, `protocol` (or the start of it) chooses."""
+    fronts = build_fronts(records, x, y, reference=reference, protocol=protocol)
+    if len(fronts) > 1:
+        names = ", ".join(front.protocol or "(none)" for front in fronts)
+        raise RequestError("protocol", protocol, f"one of {names}: only equal protocols share a front")
+    return fronts[0]
+
+
+def build_fronts(
+    records: Sequence[Record],
+    x: str | None = None,
+    y: str | None = None,
+    *,
+    reference: tuple[float, float] | None = None,
+    protocol: str | None = None,
+) -> list[Front]:
+    """One front per protocol, the one with most records first."""
+    finished = [record for record in records if record.status == "finished"]
+    chosen = [record for record in finished if protocol is None or record.protocol.startswith(protocol)]
+    if not chosen:
+        known = ", ".join(sorted({record.protocol for record in finished})) or "none: no record is finished"
+        raise RequestError("protocol", protocol, f"one of {known}") if finished else _nothing(records)
+    axes = axes_of(chosen, x, y)
+    usable = [record for record in chosen if all(axis.value(record) is not None for axis in axes)]
+    if not usable:
+        raise RequestError("y", axes[1].key, f"a key that some record has beside {axes[0].key}")
+    counts = Counter(record.protocol for record in usable)
+    failed = [record for record in records if record.status == "failed"]
+    return [
+        _front(chosen, [f for f in failed if _home(f, counts) == name], axes, name, reference)
+        for name, _ in counts.most_common()
+    ]
+
+
+def axes_of(records: Sequence[Record], x: str | None, y: str | None) -> tuple[Axis, Axis]:
+    """The axes asked for, or BOPs against the records' first quality."""
+    default_x, default_y = default_keys(records)
+    return resolve("x", x or default_x, records), resolve("y", y or default_y, records)
+
+
+def _nothing(records: Sequence[Record]) -> RequestError:
+    return RequestError("PATH", f"{len(records)} records", "at least one finished record")
+
+
+def _home(record: Record, counts: Counter[str]) -> str:
+    """Where a failed record is listed: under its protocol, or under the largest where it failed before it had one."""
+    return record.protocol if record.protocol in counts else counts.most_common(1)[0][0]
+
+
+def _front(
+    chosen: Sequence[Record],
+    failed: Sequence[Record],
+    axes: tuple[Axis, Axis],
+    protocol: str,
+    reference: tuple[float, float] | None,
+) -> Front:
+    x, y = axes
+    ways = (x.better, y.better)
+    made, lacking = points([record for record in chosen if record.protocol == protocol], x, y)
+    values = [(point.x, point.y) for point in made]
+    worst = pareto.worst_reference(values, ways)
+    corner = reference or (worst[0], worst[1])
+    lines = lines_of(made)
+    return Front(
+        x=x,
+        y=y,
+        protocol=protocol,
+        points=tuple(made),
+        on_front=tuple(pareto.non_dominated(values, ways)),
+        gains=tuple(gain(point, lines, y) for point in made),
+        lines=lines,
+        hypervolume=pareto.hypervolume(values, ways, corner),
+        reference=corner,
+        reference_rule="given" if reference else "the worst x and the worst y of all points, each a tenth worse",
+        failed=tuple((record, record.error or "unknown") for record in failed),
+        lacking=tuple(lacking),
+    )
+
+
+def lines_of(made: Sequence[Point]) -> tuple[Line, ...]:
+    """One line per sampler of the uncompressed model."""
+    samplers: Mapping[tuple[str, float], list[Point]] = {point.sampler: [] for point in made if point.is_baseline}
+    for point in made:
+        if point.is_baseline:
+            samplers[point.sampler].append(point)
+    return tuple(Line(sampler, tuple(sorted(own, key=lambda p: p.x))) for sampler, own in samplers.items())
+
+
+def gain(point: Point, lines: Sequence[Line], y: Axis) -> Gain | None:
+    """Against the line of the point's own sampler, else the only line there is; None for the lines' own points."""
+    own = [line for line in lines if line.sampler == point.sampler] or (list(lines) if len(lines) == 1 else [])
+    if point.is_baseline or not own:
+        return None
+    there, there_stderr, bound = own[0].at(point.x)
+    value = there - point.y if y.better == "lower" else point.y - there
+    errors = (point.y_stderr, there_stderr)
+    known = [error for error in errors if error is not None]
+    return Gain(value, math.hypot(*known) if len(known) == len(errors) else None, bound)
+
+
+def _between(left: Point, right: Point, x: float) -> tuple[float, float | None, Literal["exact"]]:
+    """Linear in log x between two points, with the error that two independent ends leave."""
+    scale = math.log if left.x > 0 else float
+    weight = (scale(x) - scale(left.x)) / (scale(right.x) - scale(left.x))
+    y = (1 - weight) * left.y + weight * right.y
+    if left.y_stderr is None or right.y_stderr is None:
+        return y, None, "exact"
+    return y, math.hypot((1 - weight) * left.y_stderr, weight * right.y_stderr), "exact"

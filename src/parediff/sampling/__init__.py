@@ -1,0 +1,1 @@
+"""Which images are asked for, how they are drawn, and what is shown of them."""
