@@ -41,7 +41,7 @@ def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["model=pipeline"], ["model.path", "has to be given"]),
         (["model=pipeline", "model.path=."], ["model.path=.", "no model_index.json"]),
         (["model=pipeline", "model.path=./absent"], ["model.path=absent", "does not exist"]),
-        (["metric=[top1]"], ["conditions", "class labels"]),
+        (["metric=[conditional_top1]"], ["conditions", "class labels"]),
         (["device=cuda:9"], ["device=cuda:9"]),
         (["device=warp"], ["device=warp", "auto, cpu, cuda"]),
         (["threads=0"], ["threads=0", "at least 1"]),

@@ -12,7 +12,7 @@ from parediff.config.request import build, construct
 from parediff.resources import shipped
 from parediff.sampling.images import images
 
-GROUPS = {"method", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
+GROUPS = {"method", "task", "cost", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
 OPTIONS = [
     (group.name, path.stem)
     for group in sorted(shipped("conf").iterdir())
@@ -20,7 +20,10 @@ OPTIONS = [
     for path in sorted(group.glob("*.yaml"))
 ]
 NEEDED = {
-    "top1": ["workload.conditions=[0,1]"],
+    "conditional_top1": ["workload.conditions=[0,1]"],
+    "top1": ["model=classifier_digits"],
+    "agreement": ["model=classifier_digits"],
+    "classification": ["model=classifier_digits"],
     "robustness_activations": ["model=classifier_digits"],
     "robustness_weights": ["model=classifier_digits"],
 }
@@ -34,7 +37,7 @@ def composer() -> Composer:
 
 
 def override(group: str, option: str) -> str:
-    return f"{group}=[{option}]" if group in ("method", "metric") else f"{group}={option}"
+    return f"{group}=[{option}]" if group in ("method", "metric", "cost") else f"{group}={option}"
 
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in GROUPS])
@@ -80,7 +83,7 @@ def test_every_sampler_draws_digits_from_the_model_that_ships(composer: Composer
     model = construct(config.model, "model", without=("architecture",)).load("cpu")
     distance = construct(config.metrics.fd_digits, "metrics.fd_digits")
     for batch in images(model, construct(config.workload, "workload"), construct(config.sampler, "sampler")):
-        distance.update(batch.images)
+        distance.update(batch.outputs)
     assert distance.compute() < 6, "noise is 20 or more away, a working sampler below 4"
 
 

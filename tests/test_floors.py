@@ -15,15 +15,16 @@ STREET = [
     *("__main__", "cli", "commands", "bench"),
     *("pipeline", "tracking", "report"),
     "config",
+    "tasks",
     *("methods", "metrics", "calibration"),
     *("correction", "training"),
     *("quantization", "reuse"),
     *("sampling", "cost", "results"),
     *("models", "data"),
-    *("resources", "provenance", "validation", "atomic", "errors"),
+    *("resources", "provenance", "validation", "digest", "atomic", "errors"),
 ]
 """From the street down to the ground; a part may import only what stands behind it."""
-GROUND = {"errors", "atomic", "validation", "provenance", "resources"}
+GROUND = {"errors", "atomic", "digest", "validation", "provenance", "resources"}
 DOORS = {
     "hydra": {"config"},
     "pytorch_lightning": {"training", "data"},

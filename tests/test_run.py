@@ -103,7 +103,7 @@ def test_seeds_do_not_change_the_protocol_but_the_images(line: Any, tmp_path: Pa
     assert line() == 0
     assert line("workload.first_seed=100") == 0
     assert len({item.protocol for item in records(tmp_path)}) == 1
-    first, second = (np.load(path) for path in sorted((tmp_path / "runs" / ".baselines").glob("*/images.npy")))
+    first, second = (np.load(path) for path in sorted((tmp_path / "runs" / ".baselines").glob("*/outputs.npy")))
     assert not np.array_equal(first, second)
 
 

@@ -74,7 +74,8 @@ def test_any_folder_of_images_trains_any_unet(tmp_path: Path, colours: Path) -> 
     [
         (["data=folder"], "data.path=null: "),
         (["data=folder", "data.path=/nowhere"], "data.path=/nowhere: no such folder"),
-        (["model=unet"], "model.architecture.unet.in_channels=3: 1, as the images have"),
+        (["model=unet"], "data=null: images to learn from"),
+        (["model=unet", "data=digits"], "model.architecture.unet.in_channels=3: 1, as the images have"),
         (["model.architecture.unet.sample_size=16"], "model.architecture.unet.sample_size=16: 8x8, as the images"),
         (
             ["+model.architecture.unet.num_class_embed=5"],

@@ -54,9 +54,9 @@ def test_images_are_uint8_rounded_to_nearest_and_lazy() -> None:
     model = tiny.unconditional_model()
     stream = sampling.images(model, Workload(0, 10**9, 2, blocks=1), tiny.DDIM)
     batch = next(stream)
-    assert batch.images.dtype == torch.uint8
-    assert batch.images.shape == (2, 1, 8, 8)
-    assert batch.seeds == (0, 1)
+    assert batch.outputs.dtype == torch.uint8
+    assert batch.outputs.shape == (2, 1, 8, 8)
+    assert batch.rows == range(0, 2)
 
 
 def test_calls_of_a_workload_are_all_that_reached_the_network() -> None:

@@ -36,7 +36,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from parediff.config.request import build
     from parediff.errors import RequestError
     from parediff.pipeline.progress import watching
-    from parediff.pipeline.run import task
+    from parediff.pipeline.run import launched
 
     messages, results = Console(stderr=True), Console()
     composer = Composer("config")
@@ -49,7 +49,10 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     jobs, requests = _distinct(jobs, requests)
     labels = {_label(job, overrides) or request.id: request.folder for job, request in zip(jobs, requests, strict=True)}
     with watching(labels, messages):
-        outcomes = [_outcome(result) for result in composer.launch(jobs, task, overrides)]
+        outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]
+    for outcome in outcomes:
+        if outcome.note:
+            messages.print(f"{outcome.id}: {outcome.note}", soft_wrap=True, highlight=False, markup=False)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     for outcome in failed:
         messages.print(f"[red]failed[/red] {outcome.id}: {outcome.error}", soft_wrap=True, highlight=False)

@@ -14,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from parediff.calibration.base import CalibrationSource
+from parediff.cost.base import Cost
 from parediff.errors import RequestError, nearest
 from parediff.methods.base import Method
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.sampler import Sampler
 from parediff.provenance import run_id
 from parediff.sampling.workload import Workload, check_disjoint
+from parediff.tasks.base import Task
 
 KEYS = (
     "model",
@@ -28,8 +30,10 @@ KEYS = (
     "sampler",
     "reference",
     "workload",
+    "task",
     "calibration",
     "metrics",
+    "costs",
     "data",
     "trainer",
     "tracker",
@@ -58,6 +62,8 @@ class Request:
     workload: Workload
     calibration: CalibrationSource
     metrics: Mapping[str, Metric]
+    costs: Mapping[str, Cost]
+    task: Task
     data: Callable[[], Any]
     trainer: Any
     tracker: Any
@@ -77,24 +83,31 @@ def build(config: DictConfig) -> Request:
     values = resolved(config)
     methods = {name: construct(config.methods[name], f"methods.{name}") for name in config.get("methods") or {}}
     metrics = {name: construct(config.metrics[name], f"metrics.{name}") for name in config.get("metrics") or {}}
+    costs = {name: construct(config.costs[name], f"costs.{name}") for name in config.get("costs") or {}}
     workload = construct(config.workload, "workload")
     calibration = construct(config.calibration, "calibration")
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
     model = construct(config.model, "model", without=("architecture",))
-    check_metrics(metrics, workload.labels, model.image_shape())
     _check_plain(values)
+    parts = {
+        "workload": workload,
+        "sampler": construct(config.sampler, "sampler"),
+        "reference": construct(config.reference, "reference"),
+        "calibration": calibration,
+        "data": functools.cache(lambda: data_of(config)),
+    }
+    task = construct(config.task, "task", **parts)
+    check_metrics(metrics, task.judges, workload.labels, model.image_shape())
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     name = run_id(identity, [workload.first_seed, workload.count])
     return Request(
         model=model,
         methods=methods,
-        sampler=construct(config.sampler, "sampler"),
-        reference=construct(config.reference, "reference"),
-        workload=workload,
-        calibration=calibration,
         metrics=metrics,
-        data=functools.cache(lambda: construct(config.data, "data")),
+        costs=costs,
+        task=task,
+        **parts,
         trainer=construct(config.trainer, "trainer"),
         tracker=construct(config.tracker, "tracker"),
         config=values,
@@ -104,9 +117,20 @@ def build(config: DictConfig) -> Request:
     )
 
 
-def check_metrics(metrics: Mapping[str, Metric], conditions: Any, shape: tuple[int, int, int] | None) -> None:
-    """Raise RequestError for a metric that cannot judge such images; a shape that is not known yet waits."""
+def data_of(config: DictConfig) -> Any:
+    """The data module; a model that names none of its own needs one from the user."""
+    if config.get("data") is None:
+        raise RequestError("data", "null", "images to learn from: data=folder data.path=…, data=datasets data.path=…")
+    return construct(config.data, "data")
+
+
+def check_metrics(
+    metrics: Mapping[str, Metric], judged: str, conditions: Any, shape: tuple[int, int, int] | None
+) -> None:
+    """Raise RequestError for a metric that cannot judge such outputs; a shape that is not known yet waits."""
     for name, metric in metrics.items():
+        if metric.judges != judged:
+            raise RequestError("metric", name, f"a metric of {judged} is accepted, this one judges {metric.judges}")
         if shape is not None:
             _within(f"metrics.{name}", metric.check, conditions, shape)
 
@@ -186,7 +210,3 @@ def _check_plain(values: Mapping[str, Any]) -> None:
     threads = values["threads"]
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise RequestError("threads", threads, "a whole number of at least 1, or null, is accepted")
-    for key, least in (("images", 1), ("repeats", 2), ("warmup", 0)):
-        value = values["latency"].get(key)
-        if not isinstance(value, int) or value < least:
-            raise RequestError(f"latency.{key}", value, f"a whole number of at least {least} is accepted")

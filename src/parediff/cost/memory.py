@@ -6,12 +6,28 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from parediff.cost.base import PerImage, WatchedCost
+
+
+@dataclass(frozen=True)
+class PeakMemory(WatchedCost):
+    """Of one image drawn by itself, the network's parameters included."""
+
+    symbol: ClassVar[str] = "B"
+    meaning: ClassVar[str] = "peak memory"
+    alone: ClassVar[bool] = True
+
+    @contextmanager
+    def watch(self, model: Any) -> Iterator[PerImage]:
+        with peak_memory(model.device, model.denoiser) as peak:
+            yield lambda images: peak.bytes
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from parediff.sampling.batch import Batch
 from parediff.validation import check_types
 
 
@@ -26,10 +27,15 @@ Statistic = TypeVar("Statistic", bound=Mergeable)
 
 @dataclass(eq=False)
 class Metric(ABC, Generic[Statistic]):
-    """One number about a stream of images; its fields are hyper-parameters, what streams lives in blocks of seeds."""
+    """One number about a stream of outputs; its fields are hyper-parameters, what streams lives in blocks of seeds.
+
+    `judges` are drawn images, or the classes that a classifier names; `meaning` is the number in a reader's words.
+    """
 
     section: ClassVar[Literal["quality", "fidelity"]]
     better: ClassVar[Literal["lower", "higher"]]
+    judges: ClassVar[Literal["images", "classes"]] = "images"
+    meaning: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -41,7 +47,7 @@ class Metric(ABC, Generic[Statistic]):
 
     @abstractmethod
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Statistic:
-        """Statistics of one batch of images, uint8 NCHW; `reference` holds the same seeds of the model it came from."""
+        """Statistics of one batch of outputs; `reference` holds the same rows of the model it came from."""
 
     @abstractmethod
     def value(self, statistic: Statistic) -> float | None:
@@ -57,11 +63,15 @@ class Metric(ABC, Generic[Statistic]):
         self._open = False
 
     def update(self, batch: Tensor, reference: Tensor | None = None, conditions: Sequence[Any] | None = None) -> None:
-        """Take images (uint8 NCHW) into the present block."""
-        for images in (batch, reference):
-            if images is not None and (images.dtype != torch.uint8 or images.ndim != 4):
-                raise TypeError(f"images are uint8 NCHW, not {images.dtype} of shape {tuple(images.shape)}")
+        """Take images (uint8 NCHW), or classes [B], into the present block."""
+        for outputs in (batch, reference):
+            if outputs is not None and self.judges == "images" and (outputs.dtype != torch.uint8 or outputs.ndim != 4):
+                raise TypeError(f"images are uint8 NCHW, not {outputs.dtype} of shape {tuple(outputs.shape)}")
         self._take(self.measure(batch, reference, conditions))
+
+    def take(self, batch: Batch, reference: Tensor | None) -> None:
+        """A batch of outputs and the same rows of the uncompressed model, into the present block."""
+        self.update(batch.outputs, reference, batch.wanted)
 
     def _take(self, statistic: Statistic) -> None:
         """Into the present block."""

@@ -22,6 +22,7 @@ class FrechetDistance(Metric[Moments]):
 
     section: ClassVar[Literal["quality", "fidelity"]] = "quality"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    meaning: ClassVar[str] = "Fréchet distance"
 
     extractor: Extractor
     reference: Reference

@@ -24,6 +24,7 @@ class KernelDistance(Metric[Reservoir]):
 
     section: ClassVar[Literal["quality", "fidelity"]] = "quality"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    meaning: ClassVar[str] = "kernel distance"
 
     extractor: Extractor
     reference: Reference

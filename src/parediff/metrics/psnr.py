@@ -35,6 +35,7 @@ class PeakSignalToNoise(Metric[Ratios]):
 
     section: ClassVar[Literal["quality", "fidelity"]] = "fidelity"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
+    meaning: ClassVar[str] = "PSNR (dB)"
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Ratios:
         from torchmetrics.functional.image import peak_signal_noise_ratio

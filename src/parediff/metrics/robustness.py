@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,42 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from parediff.cost.layers import weight_layers
-from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.metrics.statistics import Mean
+from parediff.sampling.batch import Batch
 from parediff.validation import require
 
 
-class NetworkMetric(Metric[Mean]):
-    """A mean over held-out images of what a network answers, rather than of images that a model drew."""
-
-    section: ClassVar[Literal["quality", "fidelity"]] = "quality"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-
-    @abstractmethod
-    def probe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Mean:
-        """Of a batch NCHW in [-1, 1]."""
-
-    def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
-        raise RequestError("_target_", type(self).__name__, "a metric of drawn images; this one judges classifiers")
-
-    def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Mean:
-        raise RequestError("metrics", type(self).__name__, "a metric of drawn images; this one judges classifiers")
-
-    def observe(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
-        """Take one batch of the present block."""
-        self._take(self.probe(network, images, labels))
-
-    def value(self, statistic: Mean) -> float:
-        return statistic.value
-
-
 @dataclass(eq=False)
-class NoiseRobustness(NetworkMetric):
+class NoiseRobustness(Metric[Mean]):
     """Top-1 with `sigma` times the operand's root mean square of Gaussian noise on every layer's weight or input.
 
     The noise enters behind the quantisers, as an imprecise multiplier would add it; `draws` are averaged.
     """
+
+    section: ClassVar[Literal["quality", "fidelity"]] = "quality"
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    judges: ClassVar[Literal["images", "classes"]] = "classes"
 
     operand: Literal["weights", "activations"]
     sigma: float
@@ -59,14 +38,29 @@ class NoiseRobustness(NetworkMetric):
         require(self.sigma >= 0, "sigma", self.sigma, "0 or more")
         require(self.draws >= 1, "draws", self.draws, "1 or more")
 
+    def take(self, batch: Batch, reference: Tensor | None) -> None:
+        """The batch's network answers again, under noise."""
+        if batch.network is None or batch.inputs is None:
+            raise TypeError("robustness needs the network and the images it saw")
+        device = next(batch.network.parameters()).device
+        labels = torch.tensor(list(batch.wanted or ()), device=device)
+        self._take(self.probe(batch.network, batch.inputs.to(device), labels))
+
+    def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Mean:
+        raise TypeError("classes alone do not tell how a network stands noise")
+
     @torch.inference_mode()
     def probe(self, network: nn.Module, images: Tensor, labels: Tensor) -> Mean:
+        """Top-1 under noise of a batch NCHW in [-1, 1]."""
         hits = []
         for draw in range(self.draws):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
             with perturbed(network, self.operand, self.sigma, generator):
                 hits.append((network(images).argmax(1) == labels).double())
         return Mean.of(torch.stack(hits).mean(0).cpu().numpy())
+
+    def value(self, statistic: Mean) -> float:
+        return statistic.value
 
     def fingerprint(self) -> dict[str, Any]:
         return {"operand": self.operand, "sigma": self.sigma, "draws": self.draws, "seed": self.seed}

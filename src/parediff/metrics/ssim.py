@@ -24,6 +24,7 @@ class StructuralSimilarity(Metric[Mean]):
 
     section: ClassVar[Literal["quality", "fidelity"]] = "fidelity"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
+    meaning: ClassVar[str] = "SSIM"
 
     sigma: float | None
 

@@ -1,4 +1,4 @@
-"""The uncompressed model under the same protocol: its images, its quality, its cost; computed once, kept on disk."""
+"""The uncompressed model under the same protocol: its outputs, its quality, its cost; computed once, kept on disk."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ import numpy as np
 from filelock import FileLock
 
 from parediff.atomic import WriteError, write_atomically
+from parediff.cost.base import Cost
 from parediff.metrics.base import Metric
-from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.models.diffusion.sampler import Sampler
-from parediff.pipeline.evaluate import evaluate, peak_of
+from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.provenance import fingerprint
-from parediff.sampling.images import Batch
-from parediff.sampling.workload import Workload
+from parediff.sampling.batch import Batch
+from parediff.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Images (uint8 NCHW, memory-mapped, row i is seed first_seed + i), quality, standard errors and cost."""
+    """Outputs (memory-mapped, row by row of the workload), quality, standard errors and cost."""
 
-    images: np.ndarray
+    outputs: np.ndarray
     quality: dict[str, float | None]
     stderr: dict[str, float | None]
     cost: dict[str, Any]
 
 
 def baseline(
-    model: DiffusionModel,
-    workload: Workload,
-    sampler: Sampler,
+    task: Task,
+    model: Any,
     metrics: Mapping[str, Metric],
+    costs: Mapping[str, Cost],
     details: Mapping[str, Any],
     cache: Path,
     report: Reporter,
@@ -47,10 +46,10 @@ def baseline(
     report.stage("baseline")
     with _locked(folder):
         if not (folder / "baseline.json").exists():
-            _measure(model, workload, sampler, metrics, folder, report)
+            _measure(task, model, metrics, costs, folder, report)
     content = json.loads((folder / "baseline.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    return Baseline(images, content["quality"], content["stderr"], content["cost"])
+    outputs = np.load(folder / "outputs.npy", mmap_mode="r")
+    return Baseline(outputs, content["quality"], content["stderr"], content["cost"])
 
 
 @contextlib.contextmanager
@@ -69,32 +68,31 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _measure(
-    model: DiffusionModel,
-    workload: Workload,
-    sampler: Sampler,
+    task: Task,
+    model: Any,
     metrics: Mapping[str, Metric],
+    costs: Mapping[str, Cost],
     folder: Path,
     report: Reporter,
 ) -> None:
-    """Sample, judge, write the images and then the numbers; the numbers' file is what makes it complete."""
-    report.stage("baseline images", workload.count)
-    images: np.memmap | None = None
+    """Run, judge, write the outputs and then the numbers; the numbers' file is what makes it complete."""
+    report.stage("baseline outputs", task.count)
+    outputs: np.memmap | None = None
 
     def keep(batch: Batch) -> None:
-        nonlocal images
-        if images is None:
-            shape = (workload.count, *batch.images.shape[1:])
-            images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        first = batch.seeds[0] - workload.first_seed
-        images[first : first + len(batch.seeds)] = batch.images.numpy()
-        report.advance(len(batch.seeds))
+        nonlocal outputs
+        rows = batch.outputs.numpy()
+        if outputs is None:
+            shape = (task.count, *rows.shape[1:])
+            outputs = np.lib.format.open_memmap(folder / "outputs.npy", mode="w+", dtype=rows.dtype, shape=shape)
+        outputs[batch.rows.start : batch.rows.stop] = rows
+        report.advance(len(batch.rows))
 
     try:
-        result = evaluate(model, workload, sampler, metrics, None, keep)
-        if images is not None:
-            images.flush()
+        result = evaluate(task, model, metrics, costs, None, keep)
+        if outputs is not None:
+            outputs.flush()
     except OSError as cause:
-        raise WriteError(folder / "images.npy", cause) from cause
-    cost = result.cost | {"peak_memory_bytes": peak_of(model, workload, sampler)}
-    content = {"quality": result.quality, "stderr": result.stderr, "cost": cost}
+        raise WriteError(folder / "outputs.npy", cause) from cause
+    content = {"quality": result.quality, "stderr": result.stderr, "cost": result.cost}
     write_atomically(folder / "baseline.json", json.dumps(content, indent=2))

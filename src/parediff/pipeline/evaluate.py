@@ -1,8 +1,8 @@
-"""From a model to numbers: its images through the metrics, its operations and calls counted on the way."""
+"""From a model to numbers: its outputs through the metrics, its costs watched on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,53 +11,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parediff.cost import CallCounter, counting, peak_memory, size_bytes
+from parediff.cost.base import Cost, WatchedCost
 from parediff.metrics.base import Metric
-from parediff.models.diffusion.door import observing
-from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.models.diffusion.sampler import Sampler
-from parediff.sampling import images as sampling
-from parediff.sampling.images import Batch
-from parediff.sampling.workload import Workload
+from parediff.sampling.batch import Batch
+from parediff.tasks.base import Task
 
 SHOWN = 64
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a sampling run was worth and what it cost per image; `shown` are its first images, uint8 NCHW."""
+    """What a model's outputs were worth and what one cost; `pictures` are the first ones, uint8 NCHW."""
 
     quality: dict[str, float | None]
     fidelity: dict[str, float | None]
     stderr: dict[str, float | None]
     cost: dict[str, Any]
-    shown: Tensor
+    pictures: Tensor
 
 
 def evaluate(
-    model: DiffusionModel,
-    workload: Workload,
-    sampler: Sampler,
+    task: Task,
+    model: Any,
     metrics: Mapping[str, Metric],
+    costs: Mapping[str, Cost],
     reference: np.ndarray | None,
     on_batch: Callable[[Batch], None],
 ) -> Evaluation:
-    """Sample the workload; `reference` holds the same seeds' images of the uncompressed model, uint8 NCHW."""
+    """Run the workload; `reference` holds the uncompressed model's outputs row by row, None where it runs itself."""
     used = {name: metric for name, metric in metrics.items() if reference is not None or metric.section == "quality"}
     for metric in used.values():
         metric.reset()
     cost: dict[str, Any] = {}
-    shown: list[Tensor] = []
+    pictures: list[Tensor] = []
     block = 0
-    for batch in _counted(model, workload, sampler, cost):
+    for batch in _watched(task, model, costs, cost, as_reference=reference is None):
         if batch.block != block:
             block = batch.block
             for metric in used.values():
                 metric.next_block()
         for metric in used.values():
-            metric.update(batch.images, _rows(reference, batch, workload), batch.conditions)
-        if sum(map(len, shown)) < SHOWN:
-            shown.append(batch.images[: SHOWN - sum(map(len, shown))])
+            metric.take(batch, None if reference is None else _rows(reference, batch))
+        if sum(map(len, pictures)) < SHOWN:
+            pictures.append(batch.pictures[: SHOWN - sum(map(len, pictures))])
         on_batch(batch)
     values = {name: metric.compute() for name, metric in used.items()}
     errors = {name: metric.stderr() for name, metric in used.items()}
@@ -65,36 +61,29 @@ def evaluate(
         quality={name: value for name, value in values.items() if used[name].section == "quality"},
         fidelity={name: value for name, value in values.items() if used[name].section == "fidelity"},
         stderr={name: error for name, error in errors.items() if error is not None},
-        cost=cost | {"size_bytes": size_bytes(model.denoiser)},
-        shown=torch.cat(shown),
+        cost=cost,
+        pictures=torch.cat(pictures),
     )
 
 
-def _rows(reference: np.ndarray | None, batch: Batch, workload: Workload) -> Tensor | None:
-    if reference is None:
-        return None
-    first = batch.seeds[0] - workload.first_seed
-    return torch.from_numpy(np.array(reference[first : first + len(batch.seeds)]))
+def _rows(reference: np.ndarray, batch: Batch) -> Tensor:
+    return torch.from_numpy(np.array(reference[batch.rows.start : batch.rows.stop]))
 
 
-def _counted(model: DiffusionModel, workload: Workload, sampler: Sampler, cost: dict[str, Any]) -> Any:
-    """The workload's batches; operations and network evaluations of the first one go into `cost`, per image."""
-    batches = sampling.images(model, workload, sampler)
-    calls = CallCounter()
+def _watched(
+    task: Task, model: Any, costs: Mapping[str, Cost], found: dict[str, Any], *, as_reference: bool
+) -> Iterator[Batch]:
+    """The workload's batches; what the first one cost, and one image by itself, goes into `found`, per image."""
+    watched = {name: cost for name, cost in costs.items() if isinstance(cost, WatchedCost)}
+    batches = task.batches(model, as_reference=as_reference)
     with ExitStack() as stack:
-        counter = stack.enter_context(counting(model.denoiser))
-        stack.enter_context(observing(model, calls))
+        along = {name: stack.enter_context(cost.watch(model)) for name, cost in watched.items() if not cost.alone}
         first = next(batches)
-    operations = counter.per_image(len(first.seeds))
-    cost.update(macs=operations.macs, bops=operations.bops, nfe=calls.per_image(len(first.seeds)))
+    found.update({name: per_image(len(first.rows)) for name, per_image in along.items()})
     yield first
     yield from batches
-
-
-def peak_of(model: DiffusionModel, workload: Workload, sampler: Sampler) -> int:
-    """Peak bytes while one image of the workload is drawn, the denoiser's parameters included."""
-    seeds, given = next(workload.batches())
-    conditions = given if given is not None else model.conditions_for(seeds)
-    with peak_memory(model.device, model.denoiser) as peak:
-        model.generate(seeds[:1], conditions and conditions[:1], sampler)
-    return peak.bytes
+    for name, cost in watched.items():
+        if cost.alone:
+            with cost.watch(model) as per_image:
+                task.few(model, 1, as_reference=as_reference)()
+            found[name] = per_image(1)

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from parediff.atomic import WriteError, write_atomically
-from parediff.calibration.base import LazyCalls
 from parediff.config.request import Request, build
-from parediff.cost import paired_latency
+from parediff.cost.base import PairedCost
+from parediff.digest import source_digest
 from parediff.errors import RequestError
-from parediff.models.classifiers.pretrained import PretrainedClassifier
-from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.baseline import Baseline, baseline
-from parediff.pipeline.compress import CallsOf, compress, save
-from parediff.pipeline.evaluate import Evaluation, evaluate, peak_of
+from parediff.pipeline.compress import compress, save
+from parediff.pipeline.evaluate import Evaluation, evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.provenance import fingerprint, versions
 from parediff.results import record as records
@@ -37,12 +35,16 @@ VERSIONS_THAT_MATTER = ("torch", "diffusers", "torchmetrics", "clean-fid")
 
 @dataclass
 class Outcome:
-    """What a run came to: the path of its record, or the one line that says why there is none."""
+    """What a run came to: the path of its record, or the one line that says why there is none.
+
+    `note` says what a reader of the terminal should know, such as why a finished run was measured anew.
+    """
 
     id: str
     path: Path | None
     status: str
     error: str | None = None
+    note: str | None = None
 
 
 @dataclass
@@ -58,15 +60,18 @@ class Stages:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def task(config: DictConfig) -> Outcome:
+def launched(config: DictConfig) -> Outcome:
     """What a launcher runs, in this process or another: never raises, so that the other runs go on."""
     request = build(config)
-    if request.config["resume"] and _finished(request):
-        return Outcome(request.id, request.folder / records.NAME, "finished")
+    note = None
+    if request.config["resume"]:
+        stands, note = _standing(request)
+        if stands:
+            return Outcome(request.id, request.folder / records.NAME, "finished")
     report = Reporter(request.folder)
     try:
         request.tracker.start(request.config, request.config["study"], "run", request.id)
-        result = _line_of(request)(request, report)
+        result = run(request, report)
     except WriteError as error:
         return Outcome(request.id, None, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on record; nothing is swallowed
@@ -74,52 +79,41 @@ def task(config: DictConfig) -> Outcome:
     finally:
         request.tracker.finish()
         report.close()
-    return Outcome(request.id, request.folder / records.NAME, result.status)
-
-
-def _line_of(request: Request) -> Callable[[Request, Reporter], Record]:
-    """The line that fits what is compressed."""
-    if isinstance(request.model, PretrainedClassifier):
-        from parediff.pipeline.classify import classify
-
-        return classify
-    return run
+    return Outcome(request.id, request.folder / records.NAME, result.status, note=note)
 
 
 def run(request: Request, report: Reporter) -> Record:
-    """The line: model, compress, sample, metrics and cost, record, tracker."""
-    stages = begin(request)
+    """The line: model, baseline, compress, evaluate, cost, record, tracker."""
+    stages = _prepared(request)
     with stages.time("load"):
         report.stage("load")
         teacher = request.model.load(request.device)
         student = teacher.copy()
-    protocol = protocol_of(request)
+        protocol = protocol_of(request)
     with stages.time("baseline"):
         reference = _baseline(request, teacher, protocol, report)
     with stages.time("compress"):
-        compress_model(
-            request, student, teacher, report, lambda model: LazyCalls(request.calibration, model, request.sampler)
-        )
-    with stages.time("sample"):
-        report.stage("sample", request.workload.count)
+        compress_model(request, student, teacher, report)
+    with stages.time("evaluate"):
+        report.stage("evaluate", request.task.count)
         result = evaluate(
+            request.task,
             student,
-            request.workload,
-            request.sampler,
             request.metrics,
-            reference.images,
-            lambda batch: report.advance(len(batch.seeds)),
+            request.costs,
+            reference.outputs,
+            lambda batch: report.advance(len(batch.rows)),
         )
-    fired = {name: method.fired(student) for name, method in request.methods.items()}  # now it has sampled
+    fired = proof_of(request, student)  # now it has run
     with stages.time("cost"):
         report.stage("cost")
-        cost, reference_cost = _costs(request, student, teacher, result, reference)
+        cost, reference_cost = _compared(request, student, teacher, result.cost, reference.cost)
     record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages)
-    return finish(request, record, result.shown, report)
+    return _finish(request, record, result.pictures, report)
 
 
-def begin(request: Request) -> Stages:
-    """What comes before any line: threads, and no remains of a training that is not to be resumed."""
+def _prepared(request: Request) -> Stages:
+    """What comes before: threads, and no remains of a training that is not to be resumed."""
     if not request.config["resume"]:
         shutil.rmtree(request.folder / "training", ignore_errors=True)
     if request.config["threads"]:
@@ -127,9 +121,9 @@ def begin(request: Request) -> Stages:
     return Stages()
 
 
-def finish(request: Request, record: Record, shown: Tensor, report: Reporter) -> Record:
-    """What ends any line: the record on disk, then the tracker; checkpoints go unless the model is kept."""
-    write(request, record, shown)
+def _finish(request: Request, record: Record, pictures: Tensor, report: Reporter) -> Record:
+    """What comes after: the record on disk, then the tracker; checkpoints go unless the model is kept."""
+    write(request, record, pictures)
     report.stage("track")
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
     if not request.config["save"]:
@@ -141,23 +135,34 @@ def protocol_of(request: Request) -> dict[str, Any]:
     """Everything that two records must share to be compared."""
     return {
         "model": request.model.fingerprint(),
-        "workload": {"count": request.workload.count, "conditions": request.workload.labels},
-        "reference": request.config["reference"],
+        **request.task.protocol(),
         "metrics": {name: metric.fingerprint() for name, metric in request.metrics.items()},
         "versions": versions(VERSIONS_THAT_MATTER),
+        "code": measuring_code(request),
     }
 
 
-def _baseline(request: Request, teacher: DiffusionModel, protocol: dict[str, Any], report: Reporter) -> Baseline:
-    details = protocol | {"first_seed": request.workload.first_seed, "blocks": request.workload.blocks}
+def measuring_code(request: Request) -> dict[str, str]:
+    """Digests of the code that makes outputs and judges them: of the task, of each metric and of each cost."""
+    judges = {**request.metrics, **request.costs}
+    digests = {name: source_digest([type(judge).__module__]) for name, judge in judges.items()}
+    return {"outputs": source_digest(request.task.measured_by), **digests}
+
+
+def _baseline(request: Request, teacher: Any, protocol: dict[str, Any], report: Reporter) -> Baseline:
+    details = protocol | {
+        "first_seed": request.workload.first_seed,
+        "blocks": request.workload.blocks,
+        "costs": list(request.costs),
+    }
     cache = Path(request.config["runs_dir"]) / ".baselines"
-    return baseline(teacher, request.workload, request.reference, request.metrics, details, cache, report)
+    return baseline(request.task, teacher, request.metrics, request.costs, details, cache, report)
 
 
-def compress_model(request: Request, student: Any, teacher: Any, report: Reporter, calls_of: CallsOf) -> dict[str, Any]:
-    """Apply the methods; what each of them says it did."""
+def compress_model(request: Request, student: Any, teacher: Any, report: Reporter) -> None:
+    """Apply the methods, in order."""
     if not request.methods:
-        return {}
+        return
     report.stage("compress")
 
     def fit(name: str, module: Any) -> None:
@@ -167,9 +172,13 @@ def compress_model(request: Request, student: Any, teacher: Any, report: Reporte
         request.trainer.fit(module, folder, data=request.data(), logger=logger_of(request.tracker), ckpt_path=last)
         student.denoiser.to(request.device)
 
-    state = compress(student, teacher, request.methods, calls_of, fit)
+    state = compress(student, teacher, request.methods, request.task.calls, fit)
     if request.config["save"]:
         save(state, request.folder / "model")
+
+
+def proof_of(request: Request, student: Any) -> dict[str, Any]:
+    """What each method says it did; one that changed nothing raises."""
     fired = {name: method.fired(student) for name, method in request.methods.items()}
     for name, proof in fired.items():
         if not proof:
@@ -177,32 +186,25 @@ def compress_model(request: Request, student: Any, teacher: Any, report: Reporte
     return fired
 
 
-def _costs(
-    request: Request, student: DiffusionModel, teacher: DiffusionModel, result: Evaluation, reference: Baseline
+def _compared(
+    request: Request, student: Any, teacher: Any, cost: dict[str, Any], reference_cost: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cost of candidate and baseline; seconds of both from the same alternating pairs, or none for emulated methods."""
-    peak = peak_of(student, request.workload, request.sampler)
-    cost, reference_cost = result.cost | {"peak_memory_bytes": peak}, dict(reference.cost)
-    cost["latency_s"] = reference_cost["latency_s"] = None
-    if any(method.emulated for method in request.methods.values()):
-        return cost, reference_cost
-    settings = request.config["latency"]
-    seeds, given = next(request.workload.batches())
-    count = min(settings["images"], len(seeds))
-
-    def seconds_of(model: DiffusionModel, sampler: Any) -> Any:
-        conditions = given if given is not None else model.conditions_for(seeds)
-        return lambda: model.generate(seeds[:count], conditions and conditions[:count], sampler)
-
-    pairs = paired_latency(
-        seconds_of(teacher, request.reference),
-        seconds_of(student, request.sampler),
-        repeats=settings["repeats"],
-        warmup=settings["warmup"],
-    )
-    shared = {"latency_batch": count, "latency_drift": pairs.drift}
-    cost |= {"latency_s": pairs.second_s / count, "latency_spread_s": pairs.second_spread_s / count, **shared}
-    reference_cost |= {"latency_s": pairs.first_s / count, "latency_spread_s": pairs.first_spread_s / count, **shared}
+    """Both costs with what is only measured side by side; simulated arithmetic has none of that."""
+    cost, reference_cost = dict(cost), dict(reference_cost)
+    paired = {name: cost for name, cost in request.costs.items() if isinstance(cost, PairedCost)}
+    emulated = any(method.emulated for method in request.methods.values())
+    for name, pair in paired.items():
+        cost[name] = reference_cost[name] = None
+        if emulated:
+            continue
+        images = min(pair.images, request.task.at_once)
+        before, after = pair.compare(
+            request.task.few(teacher, images, as_reference=True),
+            request.task.few(student, images, as_reference=False),
+            images,
+        )
+        reference_cost |= before
+        cost |= after
     return cost, reference_cost
 
 
@@ -216,8 +218,10 @@ def _record(
     fired: dict[str, Any],
     stages: Stages,
 ) -> Record:
+    judges: dict[str, Any] = {**request.metrics, **request.costs}
+    stated = stated_by(request)
     return Record(
-        **asked(request),
+        **stated | {"workload": stated["workload"] | {"count": request.task.count}},
         status="finished",
         protocol=fingerprint(protocol),
         protocol_details=protocol,
@@ -227,47 +231,61 @@ def _record(
         cost=cost,
         baseline={"quality": reference.quality, "stderr": reference.stderr, "cost": reference_cost},
         fired=fired,
-        better={name: metric.better for name, metric in request.metrics.items()},
+        better={name: judge.better for name, judge in judges.items()},
+        units={name: [getattr(judge, "symbol", ""), judge.meaning] for name, judge in judges.items() if judge.meaning},
         seconds=stages.seconds,
     )
 
 
-def asked(request: Request) -> dict[str, Any]:
+def stated_by(request: Request) -> dict[str, Any]:
     """The part of a record that is known before anything ran."""
-    workload, sampler = request.workload, request.sampler
     return {
         "id": request.id,
         "study": request.config["study"],
         "model": request.model.name,
         "methods": list(request.methods),
-        "sampler": {"name": sampler.name, "steps": sampler.steps, "eta": sampler.eta},
-        "workload": {"first_seed": workload.first_seed, "count": workload.count, "conditions": workload.conditions},
+        **request.task.stated(),
         "config": dict(request.config),
-        "code": records.code(),
+        "code": records.code() | {"methods": method_code(request)},
         "environment": records.environment() | {"device": request.device},
     }
 
 
-def write(request: Request, record: Record, shown: Tensor) -> None:
+def method_code(request: Request) -> dict[str, str]:
+    """Digest of the code of each method."""
+    return {name: source_digest([type(method).__module__]) for name, method in request.methods.items()}
+
+
+def write(request: Request, record: Record, pictures: Tensor) -> None:
     """Config and samples first, the record last: where a record stands, the run is whole."""
     folder = request.folder
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(request.config))))
-    write_atomically(folder / "samples.png", sheet(shown))
+    write_atomically(folder / "samples.png", sheet(pictures))
     records.write(record, folder)
 
 
-def _finished(request: Request) -> bool:
+def _standing(request: Request) -> tuple[bool, str | None]:
+    """Whether a finished record stands for this request, and why a finished one does not."""
     try:
-        return records.read(request.folder).status == "finished"
+        found = records.read(request.folder)
     except records.RecordError:
-        return False
+        return False, None
+    if found.status != "finished":
+        return False, None
+    measured, present = found.protocol_details.get("code", {}), measuring_code(request)
+    changed = [name for name in present if measured.get(name) != present[name]]
+    before = found.code.get("methods", {})
+    changed += [name for name, digest in method_code(request).items() if before.get(name) != digest]
+    if changed:
+        return False, f"measured anew: the code of {', '.join(changed)} has changed since"
+    return True, None
 
 
 def _failed(request: Request, error: Exception) -> Outcome:
     """The failure on record, its traceback beside it."""
     line = " ".join(str(error).split()) or type(error).__name__
     told = line if isinstance(error, RequestError) else f"{type(error).__name__}: {line}"
-    failure = Record(**asked(request), status="failed", error=told, protocol="")
+    failure = Record(**stated_by(request), status="failed", error=told, protocol="")
     try:
         write_atomically(request.folder / "error.txt", "".join(traceback.format_exception(error)))
         path: Path | None = records.write(failure, request.folder)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from parediff.config.request import construct
+from parediff.config.request import construct, data_of
 from parediff.errors import RequestError
 
 
@@ -20,7 +20,7 @@ def train(config: DictConfig) -> Path:
     output = Path(values["output"])
     starting_point(output / "checkpoints", values["ckpt_path"])
     trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
-    architecture, data = construct(config.model.architecture, "model.architecture"), construct(config.data, "data")
+    architecture, data = construct(config.model.architecture, "model.architecture"), data_of(config)
     try:
         architecture.check(data.image_shape, len(data.classes))
     except RequestError as error:

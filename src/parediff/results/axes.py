@@ -11,24 +11,8 @@ from parediff.errors import RequestError, nearest
 from parediff.results.record import Record
 
 SECTIONS = ("quality", "fidelity", "cost", "sampler", "seconds")
-# Names fixed by the record's schema; what a record states itself in `better` comes first.
-HIGHER = {"inception_score", "precision", "recall", "top1", "top5", "clip_score", "psnr", "ssim", "cosine"}
 PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
-UNITS = {
-    "bops": ("BOPs", "bit operations per image"),
-    "macs": ("MACs", "multiplications per image"),
-    "latency_s": ("s", "time per image"),
-    "size_bytes": ("B", "weights on disk"),
-    "peak_memory_bytes": ("B", "peak memory"),
-}
-DISTANCES = {"fd_": "Fréchet distance", "kd_": "kernel distance"}
-WORDS = {
-    "nfe": "denoiser calls per image",
-    "steps": "sampling steps",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "fid": "FID",
-}
+WORDS = {"steps": "sampling steps"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +22,8 @@ class Axis:
     section: str
     name: str
     better: str  # lower | higher
+    symbol: str = ""  # takes SI prefixes
+    meaning: str = ""  # in a reader's words; the name where the record states none
 
     @property
     def key(self) -> str:
@@ -53,13 +39,13 @@ class Axis:
 
     def unit(self, values: Iterable[float]) -> Unit:
         """The unit in which values of this size read well."""
-        if self.name not in UNITS:
-            return Unit(1.0, "", in_words(self.name))
-        symbol, meaning = UNITS[self.name]
+        meaning = self.meaning or in_words(self.name)
+        if not self.symbol:
+            return Unit(1.0, "", meaning)
         sizes = sorted(abs(value) for value in values if value)
         exponent = 3 * math.floor(math.log10(sizes[len(sizes) // 2]) / 3) if sizes else 0
         exponent = min(max(exponent, min(PREFIXES)), max(PREFIXES))
-        return Unit(10.0**exponent, PREFIXES[exponent] + symbol, meaning)
+        return Unit(10.0**exponent, PREFIXES[exponent] + self.symbol, meaning)
 
 
 @dataclass(frozen=True)
@@ -94,9 +80,8 @@ def significant(value: float) -> str:
 
 
 def in_words(name: str) -> str:
-    """'Fréchet distance (fd_digits)'; a name that says enough stays."""
-    kind = next((words for prefix, words in DISTANCES.items() if name.startswith(prefix)), None)
-    return f"{kind} ({name})" if kind else WORDS.get(name, name.replace("_", " "))
+    """A key without its underscores."""
+    return WORDS.get(name, name.replace("_", " "))
 
 
 def known_keys(records: Iterable[Record]) -> list[str]:
@@ -128,18 +113,21 @@ def resolve(option: str, key: str, records: Sequence[Record]) -> Axis:
 def present(key: str, records: Sequence[Record]) -> Axis | None:
     """The axis of a full key, None where no record has a number under it."""
     section, _, name = key.partition(".")
-    axis = Axis(section, name, direction(section, name, records))
+    axis = Axis(section, name, direction(name, records), *unit_of(name, records))
     return axis if any(axis.value(record) is not None for record in records) else None
 
 
-def direction(section: str, name: str, records: Iterable[Record]) -> str:
-    """lower or higher: what the records state; costs are lower, and so are distances."""
-    if section in ("quality", "fidelity"):
-        for record in records:
-            if record.better.get(name) in ("lower", "higher"):
-                return record.better[name]
-        return "higher" if name in HIGHER else "lower"
-    return "lower"
+def direction(name: str, records: Iterable[Record]) -> str:
+    """lower or higher: what the records state, lower where they state nothing."""
+    stated = (record.better.get(name) for record in records)
+    return next((way for way in stated if way in ("lower", "higher")), "lower")
+
+
+def unit_of(name: str, records: Iterable[Record]) -> tuple[str, str]:
+    """(symbol, meaning) as the records state them; a distance keeps the name that says of what."""
+    stated = next((record.units[name] for record in records if name in record.units), ["", ""])
+    symbol, meaning = (str(part) for part in stated)
+    return symbol, f"{meaning} ({name})" if meaning.endswith("distance") else meaning
 
 
 def default_keys(records: Sequence[Record]) -> tuple[str, str]:

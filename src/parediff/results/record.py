@@ -64,7 +64,8 @@ class Record:
     code: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    better: dict[str, str] = field(default_factory=dict)  # metric: lower | higher
+    better: dict[str, str] = field(default_factory=dict)  # metric or cost: lower | higher
+    units: dict[str, list[str]] = field(default_factory=dict)  # metric or cost: [symbol, meaning]
     protocol_details: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)  # where it was read from; never written
 

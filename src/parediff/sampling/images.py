@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
+from parediff.sampling.batch import Batch, to_uint8
 from parediff.sampling.workload import Workload
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some images, uint8 NCHW, with the seeds and conditions that made them and their seed block."""
-
-    seeds: tuple[int, ...]
-    conditions: tuple[Any, ...] | None
-    images: Tensor
-    block: int
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[0, 1] to 0..255, rounded to nearest: what a PNG of the image would hold."""
-    return (images.clamp(0, 1) * 255).round().byte()
-
-
 def images(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Batch]:
-    """The workload's images, batch by batch."""
+    """The workload's images, batch by batch; row i is seed `first_seed + i`."""
     for seeds, given in workload.batches():
         conditions = given if given is not None else model.conditions_for(seeds)
-        made = model.generate(seeds, conditions, sampler)
-        yield Batch(seeds, conditions, to_uint8(made), workload.block_of(seeds[0]))
+        drawn = to_uint8(model.generate(seeds, conditions, sampler))
+        first = seeds[0] - workload.first_seed
+        yield Batch(range(first, first + len(seeds)), drawn, conditions, workload.block_of(seeds[0]), drawn)
 
 
 def calls(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Call]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call, Condition
+from parediff.models.diffusion.door import Call, Condition, Observer
 
 
 class ClassifierModel:
@@ -22,6 +22,7 @@ class ClassifierModel:
 
     def __init__(self, network: nn.Module, *, name: str) -> None:
         self.denoiser, self.name = network.eval().requires_grad_(False), name
+        self.observers: list[Observer] = []
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +46,10 @@ class ClassifierModel:
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Logits [B, classes]; a classifier has no time."""
-        return self.denoiser(x)
+        logits = self.denoiser(x)
+        for observe in self.observers:
+            observe(Call(x, t, cond, 0), logits)
+        return logits
 
     def call(self, images: Tensor) -> Call:
         """The images as a recorded call."""

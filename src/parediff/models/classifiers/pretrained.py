@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from parediff.errors import RequestError
+from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.networks import build
 from parediff.models.weights import load_into, load_weights
 from parediff.provenance import file_fingerprint
@@ -56,10 +57,14 @@ class PretrainedClassifier:
         asked = {"name": self.name, "network": self.network, "arguments": dict(self.arguments)}
         return asked | {"weights": file and file_fingerprint(file)}
 
-    def load(self, device: str) -> nn.Module:
-        """In eval mode on `device`."""
+    def load(self, device: str) -> ClassifierModel:
+        """In eval mode on `device`, as methods see it."""
+        return ClassifierModel(self.network_with_weights().to(device), name=self.name)
+
+    def network_with_weights(self) -> nn.Module:
+        """In eval mode on the CPU."""
         if self.checkpoint is None and self.path is not None:
-            return load_classifier(self.path).to(device)
+            return load_classifier(self.path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build(self.network, dict(self.arguments))
@@ -67,7 +72,7 @@ class PretrainedClassifier:
             prefix = getattr(network, "foreign_prefix", "")
             weights = {prefix + name: tensor for name, tensor in load_weights(self.checkpoint).items()}
             load_into(network, weights, self.checkpoint)
-        return network.eval().to(device)
+        return network.eval()
 
 
 class ClassifierArchitecture:

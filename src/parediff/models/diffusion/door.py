@@ -174,8 +174,14 @@ def _wrapped(wrapper: Wrapper, inner: Predict) -> Predict:
     return lambda x, t, cond: wrapper(inner, x, t, cond)
 
 
+class Observed(Protocol):
+    """A model that tells of the calls that reach its network."""
+
+    observers: list[Observer]
+
+
 @contextmanager
-def observing(model: Sampled, observe: Observer) -> Iterator[None]:
+def observing(model: Observed, observe: Observer) -> Iterator[None]:
     """`observe(call, output)` after every call that really reaches the network."""
     model.observers.append(observe)
     try:

@@ -19,31 +19,33 @@ from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.pretrained import PretrainedClassifier, load_classifier
-from parediff.pipeline.classify import blocks
-from parediff.pipeline.run import task
+from parediff.pipeline.run import launched
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer
 from parediff.report.dashboard.bits import bits_drawing
 from parediff.results import record as records
 from parediff.results.record import Record
+from parediff.tasks.classification import blocks_of
 
 SHARED = Path(os.environ.get("PAREDIFF_SHARED", Path(__file__).parents[2] / "shared"))
 CHECKPOINT, CIFAR10 = SHARED / "weights" / "cifar10-resnet20.safetensors", SHARED / "data" / "cifar10"
+
+
+ROBUSTNESS = "metric=[top1,agreement,robustness_weights]"
 
 
 def made(tmp_path: Path, *overrides: str) -> Record:
     """The record of one run of the classifier that ships."""
     shared = [
         "model=classifier_digits",
-        "metric=[]",
         "tracker=none",
         f"runs_dir={tmp_path}",
         "trainer.max_steps=4",
         "trainer.progress=false",
         "trainer.checkpoint_every=0",
     ]
-    outcome = task(Composer("config").compose([*shared, *overrides]))
+    outcome = launched(Composer("config").compose([*shared, *overrides]))
     assert outcome.status == "finished", outcome.error
     assert outcome.path is not None
     return records.read(outcome.path)
@@ -51,7 +53,7 @@ def made(tmp_path: Path, *overrides: str) -> Record:
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return made(tmp_path_factory.mktemp("nipq"), "method=[nipq]", "metric=[robustness_weights]")
+    return made(tmp_path_factory.mktemp("nipq"), "method=[nipq]", ROBUSTNESS)
 
 
 def test_accuracy_and_cost_stand_beside_the_uncompressed_ones(compressed: Record) -> None:
@@ -82,7 +84,7 @@ def test_robustness_is_measured_where_it_is_asked_for(compressed: Record) -> Non
 
 
 def test_runs_of_one_protocol_can_be_compared_and_others_not(tmp_path: Path, compressed: Record) -> None:
-    plain = made(tmp_path, "method=[]", "metric=[robustness_weights]")
+    plain = made(tmp_path, "method=[]", ROBUSTNESS)
     assert plain.protocol == compressed.protocol
     assert plain.quality["top1"] == plain.baseline["quality"]["top1"]
     assert plain.fidelity["agreement"] == 1.0
@@ -96,20 +98,20 @@ def test_post_training_quantisation_applies_to_classifiers_too(tmp_path: Path) -
 
 
 def test_a_method_of_sampling_steps_is_refused_in_one_line(tmp_path: Path) -> None:
-    overrides = ["model=classifier_digits", "metric=[]", "tracker=none", f"runs_dir={tmp_path}", "method=[frdiff]"]
-    outcome = task(Composer("config").compose(overrides))
+    overrides = ["model=classifier_digits", "tracker=none", f"runs_dir={tmp_path}", "method=[frdiff]"]
+    outcome = launched(Composer("config").compose(overrides))
     assert outcome.status == "failed"
     assert "\n" not in str(outcome.error)
     assert json.loads((outcome.path or tmp_path).read_text())["status"] == "failed"
 
 
 def test_robustness_of_a_diffusion_model_is_refused_before_anything_starts() -> None:
-    with pytest.raises(RequestError, match=r"metrics\.robustness_weights"):
+    with pytest.raises(RequestError, match="robustness_weights: a metric of images"):
         build(Composer("config").compose(["metric=[robustness_weights]"]))
 
 
 def test_blocks_cover_every_image_once() -> None:
-    parts = blocks(361, 6)
+    parts = blocks_of(361, 6)
     assert [index for part in parts for index in part] == list(range(361))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -175,7 +177,7 @@ def test_a_copy_of_a_classifier_shares_nothing_with_it() -> None:
 @pytest.mark.parametrize("name", ["mobilenetv2_imagenet", "resnet18_imagenet"])
 def test_torchvision_classifiers_load_with_random_weights(name: str) -> None:
     config = Composer("config").compose([f"model={name}", "model.random_weights=true"]).model
-    network = construct(config, "model", without=("architecture",)).load("cpu")
+    network = construct(config, "model", without=("architecture",)).network_with_weights()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 
 
@@ -185,7 +187,7 @@ def test_resnet20_has_the_accuracy_that_is_known_for_it() -> None:
     overrides = ["model=resnet20_cifar10", f"model.checkpoint={CHECKPOINT}", "data=cifar10", f"data.path={CIFAR10}"]
     config = Composer("config").compose(overrides)
     loader: PretrainedClassifier = construct(config.model, "model", without=("architecture",))
-    network, data = loader.load("cpu"), construct(config.data, "data")
+    network, data = loader.network_with_weights(), construct(config.data, "data")
     with torch.inference_mode():
         hits = [network(x).argmax(1) == y for x, y in DataLoader(data.held_out, batch_size=250)]
     assert float(torch.cat(hits).double().mean()) == pytest.approx(0.8103, abs=1e-4)

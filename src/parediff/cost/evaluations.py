@@ -1,0 +1,25 @@
+"""Evaluations of the network for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from parediff.cost.base import PerImage, WatchedCost
+from parediff.models.diffusion.door import observing
+
+
+@dataclass(frozen=True)
+class NetworkEvaluations(WatchedCost):
+    """Every batch entry that reaches the network is one, so that guidance doubles and a skipped call costs nothing."""
+
+    symbol: ClassVar[str] = ""
+    meaning: ClassVar[str] = "denoiser calls per image"
+
+    @contextmanager
+    def watch(self, model: Any) -> Iterator[PerImage]:
+        entries: list[int] = []
+        with observing(model, lambda call, _: entries.append(call.x.shape[0])):
+            yield lambda images: sum(entries) / images

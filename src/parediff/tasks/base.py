@@ -1,0 +1,62 @@
+"""What the line must know of a kind of model: how it is calibrated, run, and what its outputs are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from parediff.calibration.base import CalibrationSource
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.sampler import Sampler
+from parediff.sampling.batch import Batch
+from parediff.sampling.workload import Workload
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What a model is asked for and under which settings. `data` opens the data module, the same one each time.
+
+    `judges`: what metrics of this task look at. `measured_by`: the modules that make outputs; their digest is part of
+    the protocol.
+    """
+
+    workload: Workload
+    sampler: Sampler
+    reference: Sampler
+    calibration: CalibrationSource
+    data: Callable[[], Any]
+
+    judges: ClassVar[Literal["images", "classes"]]
+    measured_by: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many outputs there are."""
+
+    @property
+    @abstractmethod
+    def at_once(self) -> int:
+        """How many outputs the first batch has."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """What two records must share to be compared, besides model, metrics, costs and code."""
+
+    @abstractmethod
+    def stated(self) -> dict[str, Any]:
+        """`sampler` and `workload` as the record states them; needs no data."""
+
+    @abstractmethod
+    def calls(self, model: Any) -> Iterable[Call]:
+        """Calibration data of `model` as it runs now; can be iterated again and gives the same calls."""
+
+    @abstractmethod
+    def batches(self, model: Any, *, as_reference: bool) -> Iterator[Batch]:
+        """Outputs for the whole workload, in order; `as_reference` with the settings of the uncompressed model."""
+
+    @abstractmethod
+    def few(self, model: Any, count: int, *, as_reference: bool) -> Callable[[], Any]:
+        """What runs the first `count` entries of the workload, for time and memory; at most `at_once`."""
