@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from parediff.config.compose import Composer
-from parediff.config.request import build, construct
+from parediff.config.request import build, construct, model_from
 from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
 from parediff.models.classifiers.model import ClassifierModel
@@ -177,7 +177,7 @@ def test_a_copy_of_a_classifier_shares_nothing_with_it() -> None:
 @pytest.mark.parametrize("name", ["mobilenetv2_imagenet", "resnet18_imagenet"])
 def test_torchvision_classifiers_load_with_random_weights(name: str) -> None:
     config = Composer("config").compose([f"model={name}", "model.random_weights=true"]).model
-    network = construct(config, "model", without=("architecture",)).network_with_weights()
+    network = model_from(config).network_with_weights()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 
 
@@ -186,7 +186,7 @@ def test_torchvision_classifiers_load_with_random_weights(name: str) -> None:
 def test_resnet20_has_the_accuracy_that_is_known_for_it() -> None:
     overrides = ["model=resnet20_cifar10", f"model.checkpoint={CHECKPOINT}", "data=cifar10", f"data.path={CIFAR10}"]
     config = Composer("config").compose(overrides)
-    loader: PretrainedClassifier = construct(config.model, "model", without=("architecture",))
+    loader: PretrainedClassifier = model_from(config.model)
     network, data = loader.network_with_weights(), construct(config.data, "data")
     with torch.inference_mode():
         hits = [network(x).argmax(1) == y for x, y in DataLoader(data.held_out, batch_size=250)]

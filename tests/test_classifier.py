@@ -69,7 +69,7 @@ def test_torchvision_networks_load_files_with_their_own_keys(tmp_path: Path, nam
     save_file(network.network.state_dict(), tmp_path / "weights.safetensors")
     arguments = {"architecture": name, "classes": 1000}
     asked = pretrained(network="TorchvisionNet", arguments=arguments, checkpoint=str(tmp_path / "weights.safetensors"))
-    loaded = asked.load("cpu")
+    loaded = asked.network_with_weights()
     for (key, one), other in zip(network.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(one, other), key
 
@@ -112,7 +112,7 @@ def test_data_that_does_not_fit_is_refused_before_training() -> None:
 def test_untrained_weights_must_be_asked_for() -> None:
     with pytest.raises(RequestError, match=r"^checkpoint=null: .*random_weights=true"):
         pretrained()
-    assert pretrained(random_weights=True).load("cpu").training is False
+    assert pretrained(random_weights=True).network_with_weights().training is False
 
 
 @pytest.mark.parametrize(("key", "value"), [("checkpoint", "nowhere.safetensors"), ("path", "nowhere")])
@@ -171,7 +171,7 @@ def test_resnet20_answers_as_published_for_these_files() -> None:
         image_size=None, channels=3, crop="centre", batch_size=250, seed=0, workers=0, flip=False,
     )  # fmt: skip
     asked = pretrained(network="CifarResNet", arguments={"depth": 20, "classes": 10}, checkpoint=str(RESNET20))
-    network, hits = asked.load("cpu"), 0
+    network, hits = asked.network_with_weights(), 0
     with torch.no_grad():
         for images, labels in data.val_dataloader():
             hits += int((network(images).argmax(1) == labels).sum())

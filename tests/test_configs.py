@@ -8,7 +8,7 @@ import pytest
 
 from parediff.config.catalogue import catalogue, experiment_files, headline
 from parediff.config.compose import Composer
-from parediff.config.request import build, construct
+from parediff.config.request import build, construct, model_from
 from parediff.resources import shipped
 from parediff.sampling.images import images
 
@@ -80,7 +80,7 @@ def test_training_composes_for_every_model_that_has_an_architecture() -> None:
 def test_every_sampler_draws_digits_from_the_model_that_ships(composer: Composer, option: str) -> None:
     overrides = [f"sampler={option}", "sampler.steps=10", "workload.count=100", "workload.batch_size=100"]
     config = composer.compose([*overrides, "workload.blocks=1"])
-    model = construct(config.model, "model", without=("architecture",)).load("cpu")
+    model = model_from(config.model).load("cpu")
     distance = construct(config.metrics.fd_digits, "metrics.fd_digits")
     for batch in images(model, construct(config.workload, "workload"), construct(config.sampler, "sampler")):
         distance.update(batch.outputs)

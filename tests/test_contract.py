@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import tiny
@@ -19,7 +20,8 @@ from parediff.cost import CallCounter, counting, size_bytes
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import observing
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.pipeline.compress import compress, restore
+from parediff.pipeline.compress import compress, save
+from parediff.pipeline.saved import SavedRun
 from parediff.resources import shipped
 
 METHODS = sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml"))
@@ -63,6 +65,7 @@ def _request(name: str, folder: Path) -> Request:
     overrides = [
         "model=pipeline",
         f"model.path={folder}",
+        "data=digits",
         "sampler.steps=5",
         "calibration.count=4",
         "calibration.batch_size=2",
@@ -111,9 +114,10 @@ def test_something_got_cheaper_unless_the_method_repairs(compressed: Compressed)
     assert any(new < old for new, old in zip(after, before, strict=True))
 
 
-def test_restore_rebuilds_it_exactly(compressed: Compressed) -> None:
-    rebuilt = compressed.teacher.copy()
-    restore(rebuilt, compressed.request.methods, compressed.state)
+def test_a_kept_model_is_rebuilt_exactly_from_its_folder(compressed: Compressed, tmp_path: Path) -> None:
+    save(compressed.state, tmp_path)
+    OmegaConf.save(OmegaConf.create(dict(compressed.request.config)), tmp_path / "config.yaml")
+    rebuilt = SavedRun("kept", str(tmp_path)).load("cpu")
     assert torch.equal(rebuilt.generate(SEEDS, None, compressed.request.sampler), compressed.images)
 
 

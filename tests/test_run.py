@@ -14,6 +14,8 @@ import pytest
 import tiny
 from parediff import atomic
 from parediff.cli import main
+from parediff.errors import RequestError
+from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
 
@@ -166,23 +168,52 @@ def test_a_full_disk_loses_nothing_that_was_finished(
     assert not list((tmp_path / "runs").rglob("*.tmp"))
 
 
-def test_a_saved_model_is_restored_from_its_folder(line: Any, tmp_path: Path, folder: Path) -> None:
-    import torch
+def test_a_kept_model_draws_the_same_images_bit_for_bit_and_can_be_compressed_further(
+    line: Any, tmp_path: Path
+) -> None:
+    assert line("method=[ptq]", "methods.ptq.weight_bits=6", "save=true", "study=first") == 0
+    (kept,) = records(tmp_path)
+    again = ["model=compressed", f"model.path={kept.folder}", "tracker=none", "latency.images=1", "latency.repeats=2"]
+    again += ["workload.count=6", "workload.batch_size=4", "workload.blocks=2", f"runs_dir={tmp_path / 'again'}"]
+    assert main(["run", *again]) == 0
+    assert main(["run", *again, "method=[frdiff]", "study=further"]) == 0
+    by_study = {found.study: found for found in record.find([tmp_path / "again"]).records}
+    same, further = by_study["default"], by_study["further"]
+    assert kept.folder is not None
+    assert same.folder is not None
+    assert (same.folder / "samples.png").read_bytes() == (kept.folder / "samples.png").read_bytes()
+    assert same.sampler == kept.sampler
+    assert same.cost["bops"] == kept.cost["bops"]
+    assert further.cost["bops"] < same.cost["bops"]
+    assert further.protocol == same.protocol != kept.protocol
 
-    from parediff.config.compose import Composer
-    from parediff.config.request import build
-    from parediff.pipeline.compress import load_state, restore
 
-    overrides = ["method=[ptq]", "methods.ptq.weight_bits=6", "save=true"]
-    assert line(*overrides) == 0
-    (found,) = records(tmp_path)
-    assert found.folder is not None
-    state = load_state(found.folder / "model" / "denoiser.safetensors")
-    request = build(Composer("config").compose(["model=pipeline", f"model.path={folder}", "metric=[]", *overrides]))
-    model = request.model.load("cpu")
-    plain = model.generate([0], None, tiny.DDIM)
-    restore(model, request.methods, state)
-    assert not torch.equal(model.generate([0], None, tiny.DDIM), plain)
+def test_a_folder_that_names_a_foreign_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "denoiser.safetensors").touch()
+    (tmp_path / "config.yaml").write_text("model: {_target_: os.system, command: 'touch gone'}\n")
+    with pytest.raises(RequestError, match=r"path=.*os\.system is none"):
+        SavedRun("kept", str(tmp_path))
+    with pytest.raises(RequestError, match="save=true"):
+        SavedRun("kept", str(tmp_path / "nowhere"))
+
+
+def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.pipeline import run
+
+    assert line() == 0
+    (before,) = records(tmp_path)
+    plain = run.source_digest
+    monkeypatch.setattr(
+        run, "source_digest", lambda names: "corrected" if "parediff.metrics.psnr" in names else plain(names)
+    )
+    assert line() == 0
+    assert "measured anew: the code of psnr has changed" in " ".join(capsys.readouterr().err.split())
+    (after,) = records(tmp_path)
+    assert after.protocol != before.protocol
+    assert len(list((tmp_path / "runs" / ".baselines").iterdir())) == 2
 
 
 def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:

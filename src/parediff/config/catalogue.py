@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from parediff.resources import shipped
@@ -29,6 +30,13 @@ def experiment_files() -> dict[str, Path]:
         for path in sorted(shipped("experiments").glob("*/*.yaml"))
         if path.stem != "published"
     }
+
+
+@functools.cache
+def targets() -> frozenset[str]:
+    """Every class that a config of the package names: what a config from elsewhere may name too."""
+    lines = (line.strip() for path in shipped("conf").rglob("*.yaml") for line in path.read_text("utf-8").splitlines())
+    return frozenset(line.removeprefix("_target_:").strip() for line in lines if line.startswith("_target_:"))
 
 
 def headline(path: Path) -> tuple[str, str]:

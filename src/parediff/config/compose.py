@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from parediff.config.catalogue import experiment_files
+from parediff.config.loader import Loader
 from parediff.errors import RequestError, nearest
 from parediff.resources import shipped
 
@@ -41,7 +41,7 @@ class Composer:
             *folders, leaf = name.split("/")
             group = "/".join(["experiment", *folders])
             ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
-        self.loader = ConfigLoaderImpl(create_config_search_path(str(shipped("conf"))))
+        self.loader = Loader(create_config_search_path(str(shipped("conf"))))
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
         """The composed config, with hydra's own node; RequestError names what is wrong with the overrides."""

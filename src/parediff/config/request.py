@@ -88,7 +88,7 @@ def build(config: DictConfig) -> Request:
     calibration = construct(config.calibration, "calibration")
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
-    model = construct(config.model, "model", without=("architecture",))
+    model = model_from(config.model)
     _check_plain(values)
     parts = {
         "workload": workload,
@@ -115,6 +115,11 @@ def build(config: DictConfig) -> Request:
         folder=Path(values["runs_dir"]) / values["study"] / name,
         device=device_of(values["device"]),
     )
+
+
+def model_from(node: Any) -> Any:
+    """Where the model of a run comes from; what its node says for trainings and for composing is left out."""
+    return construct(node, "model", without=("architecture", "inherits"))
 
 
 def data_of(config: DictConfig) -> Any:

@@ -15,6 +15,9 @@ from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.weights import load_weights
 
+STATE = Path("model") / "denoiser.safetensors"
+"""Where a run keeps its compressed model, below its folder."""
+
 CallsOf = Callable[[DiffusionModel], Iterable[Call]]
 Fit = Callable[[str, Any], None]
 
@@ -61,9 +64,10 @@ def _finish(student: DiffusionModel, methods: Mapping[str, Method]) -> None:
 
 
 def save(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Write the state atomically; the path of the safetensors file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / "denoiser.safetensors", folder / "denoiser.safetensors.tmp"
+    """Write the state atomically below a run's folder; the path of the safetensors file."""
+    path = folder / STATE
+    temporary = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary)
     temporary.replace(path)
     return path

@@ -160,8 +160,8 @@ def _baseline(request: Request, teacher: Any, protocol: dict[str, Any], report: 
 
 
 def compress_model(request: Request, student: Any, teacher: Any, report: Reporter) -> None:
-    """Apply the methods, in order."""
-    if not request.methods:
+    """Apply the methods, in order; keep the state where that is asked for."""
+    if not request.methods and not request.config["save"]:
         return
     report.stage("compress")
 
@@ -174,7 +174,7 @@ def compress_model(request: Request, student: Any, teacher: Any, report: Reporte
 
     state = compress(student, teacher, request.methods, request.task.calls, fit)
     if request.config["save"]:
-        save(state, request.folder / "model")
+        save(state, request.folder)
 
 
 def proof_of(request: Request, student: Any) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""A model that an earlier run compressed and kept: loaded, sampled, judged and compressed further like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from parediff.config.catalogue import targets
+from parediff.config.request import construct, model_from
+from parediff.errors import RequestError
+from parediff.methods.base import Method
+from parediff.pipeline.compress import STATE, load_state, restore
+from parediff.provenance import file_fingerprint
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """The folder of a run with `save=true`; what it draws is bit for bit what that run drew.
+
+    Raises RequestError where the folder holds no kept model, or asks for a class that is none of the package's.
+    """
+
+    name: str
+    path: str
+
+    def __post_init__(self) -> None:
+        if not (self.folder / CONFIG).is_file() or not (self.folder / STATE).is_file():
+            raise RequestError("path", self.path, "the folder of a run with save=true: runs/<study>/<id>")
+        for target in _targets_in([self.config.get("model"), self.config.get("methods")]):
+            if target not in targets():
+                raise RequestError("path", self.path, f"a run of classes that ship; {target} is none")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """As the run resolved it."""
+        try:
+            config = OmegaConf.load(self.folder / CONFIG)
+        except (OSError, ValueError) as error:
+            raise RequestError("path", self.folder / CONFIG, "a readable config") from error
+        if not isinstance(config, DictConfig) or "model" not in config:
+            raise RequestError("path", self.folder / CONFIG, "a run's config")
+        return config
+
+    @cached_property
+    def uncompressed(self) -> Any:
+        """Where the run's model came from."""
+        return model_from(self.config.model)
+
+    @cached_property
+    def methods(self) -> Mapping[str, Method]:
+        return {name: construct(node, f"methods.{name}") for name, node in (self.config.get("methods") or {}).items()}
+
+    def image_shape(self) -> tuple[int, int, int] | None:
+        return self.uncompressed.image_shape()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its outputs: the model it was, the methods, and the tensors that were kept."""
+        return {
+            "uncompressed": self.uncompressed.fingerprint(),
+            "methods": OmegaConf.to_container(self.config.get("methods") or OmegaConf.create({})),
+            "state": file_fingerprint(self.folder / STATE),
+        }
+
+    def load(self, device: str) -> Any:
+        """The compressed model on `device`."""
+        model = self.uncompressed.load(device)
+        model.name = self.name
+        restore(model, self.methods, load_state(self.folder / STATE))
+        model.denoiser.to(device)
+        return model
+
+
+def _targets_in(value: Any) -> set[str]:
+    """Every class that a config names, however deep."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if isinstance(plain, Mapping):
+        own = {str(plain["_target_"])} if "_target_" in plain else set()
+        return own.union(*(_targets_in(entry) for entry in plain.values()))
+    return set().union(*map(_targets_in, plain)) if isinstance(plain, list) else set()

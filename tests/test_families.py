@@ -1,0 +1,160 @@
+"""Every cost and every metric, found by its YAML, keeps the contract of its family. Nothing here names one."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from parediff.config.compose import Composer
+from parediff.config.request import Request, build
+from parediff.cost.base import Cost, PairedCost, WatchedCost
+from parediff.errors import RequestError
+from parediff.metrics.base import Metric
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.resources import shipped
+from parediff.sampling.batch import Batch
+
+COSTS = sorted(path.stem for path in (shipped("conf") / "cost").glob("*.yaml"))
+METRICS = sorted(path.stem for path in (shipped("conf") / "metric").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer("config")
+
+
+def cost_of(composer: Composer, name: str) -> Cost:
+    return build(composer.compose([f"cost=[{name}]", "method=[]"])).costs[name]
+
+
+def watched(cost: WatchedCost, model: DiffusionModel, images: int, steps: int) -> float:
+    sampler = replace(tiny.DDIM, steps=steps)
+    with cost.watch(model) as per_image:
+        model.generate(range(images), None, sampler)
+    return per_image(images)
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_cost_says_its_unit_and_direction(composer: Composer, name: str) -> None:
+    cost = cost_of(composer, name)
+    assert cost.meaning
+    assert isinstance(cost.symbol, str)
+    assert cost.better in ("lower", "higher")
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_cost_is_finite_repeatable_and_leaves_nothing_behind(composer: Composer, name: str) -> None:
+    cost, model = cost_of(composer, name), tiny.unconditional_model()
+    if isinstance(cost, PairedCost):
+        before, after = cost.compare(lambda: None, lambda: sum(range(1000)), images=2)
+        assert before.keys() == after.keys()
+        assert before[name] >= 0
+        return
+    assert isinstance(cost, WatchedCost)
+    first = watched(cost, model, 1, 3)
+    assert first > 0
+    assert math.isfinite(first)
+    assert watched(cost, model, 1, 3) == first
+    assert hooks(model.denoiser) == 0
+    assert not model.observers
+    assert "forward" not in model.denoiser.__dict__
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_cost_of_an_image_does_not_depend_on_the_batch_and_fewer_steps_cost_no_more(
+    composer: Composer, name: str
+) -> None:
+    cost, model = cost_of(composer, name), tiny.unconditional_model()
+    if not isinstance(cost, WatchedCost) or cost.alone:
+        pytest.skip("looks at one image by itself, or at pairs")
+    one = watched(cost, model, 1, 4)
+    assert watched(cost, model, 3, 4) == one
+    assert watched(cost, model, 1, 2) <= one
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_cost_of_a_classifier_is_counted_alike(composer: Composer, name: str) -> None:
+    request = build(composer.compose(["model=classifier_digits", f"cost=[{name}]", "workload.batch_size=4"]))
+    cost, model = request.costs[name], request.model.load("cpu")
+    if not isinstance(cost, WatchedCost):
+        pytest.skip("pairs are timed alike for every model")
+    with cost.watch(model) as per_image:
+        request.task.few(model, 2, as_reference=False)()
+    assert per_image(2) > 0
+    assert not model.observers
+
+
+def request_for(composer: Composer, name: str) -> Request:
+    """A request whose task the metric can judge, with classes where it asks for them."""
+    attempts = (["workload.conditions=null"], ["workload.conditions=[0,1]"], ["model=classifier_digits"])
+    for overrides in attempts:
+        with suppress(RequestError):
+            return build(composer.compose([f"metric=[{name}]", "method=[]", *overrides]))
+    raise AssertionError(f"{name} judges nothing that ships")
+
+
+@pytest.fixture(scope="module", params=METRICS)
+def judged(request: pytest.FixtureRequest, composer: Composer) -> tuple[str, Metric, list[Batch]]:
+    """A metric with four batches of outputs in two blocks."""
+    asked = request_for(composer, request.param)
+    metric: Metric[Any] = asked.metrics[request.param]
+    generator = torch.Generator().manual_seed(0)
+    if metric.judges == "images":
+        shape = (8, *(asked.model.image_shape() or (1, 8, 8)))
+        drawn = [torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(4)]
+        labels = (0, 1) * 4
+        batches = [Batch(range(8 * i, 8 * i + 8), images, labels, i // 2, images) for i, images in enumerate(drawn)]
+    else:
+        small = build(composer.compose(["model=classifier_digits", "workload.count=32", "workload.batch_size=8"]))
+        batches = list(small.task.batches(small.model.load("cpu"), as_reference=True))
+    return request.param, metric, batches
+
+
+def taken(metric: Metric, batches: list[Batch], *, blocks: bool) -> tuple[float | None, float | None]:
+    metric.reset()
+    for index, batch in enumerate(batches):
+        if blocks and index == len(batches) // 2:
+            metric.next_block()
+        metric.take(batch, batch.outputs.flip(0))
+    return metric.compute(), metric.stderr()
+
+
+def test_a_metric_is_a_finite_number_with_a_direction(judged: tuple[str, Metric, list[Batch]]) -> None:
+    _, metric, batches = judged
+    value, _ = taken(metric, batches, blocks=False)
+    assert value is not None
+    assert math.isfinite(value)
+    assert metric.better in ("lower", "higher")
+    assert metric.section in ("quality", "fidelity")
+
+
+def test_blocks_change_the_error_and_not_the_value(judged: tuple[str, Metric, list[Batch]]) -> None:
+    _, metric, batches = judged
+    whole, none = taken(metric, batches, blocks=False)
+    in_blocks, error = taken(metric, batches, blocks=True)
+    assert in_blocks == pytest.approx(whole, rel=1e-9)
+    assert none is None
+    assert error is None or error >= 0
+
+
+def test_a_metric_forgets_when_it_is_reset(judged: tuple[str, Metric, list[Batch]]) -> None:
+    _, metric, batches = judged
+    assert taken(metric, batches, blocks=True) == taken(metric, batches, blocks=True)
+
+
+def test_a_metric_says_what_decides_it_in_plain_values(judged: tuple[str, Metric, list[Batch]], tmp_path: Path) -> None:
+    _, metric, _ = judged
+    assert json.loads(json.dumps(metric.fingerprint(), allow_nan=False)) is not None
