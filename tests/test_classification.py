@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from parediff.config.compose import Composer
-from parediff.config.request import build, construct, model_from
+from parediff.config.construct import construct
+from parediff.config.request import build, model_from
 from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
 from parediff.models.classifiers.model import ClassifierModel

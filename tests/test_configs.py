@@ -8,7 +8,8 @@ import pytest
 
 from parediff.config.catalogue import catalogue, experiment_files, headline
 from parediff.config.compose import Composer
-from parediff.config.request import build, construct, model_from
+from parediff.config.construct import construct
+from parediff.config.request import build, model_from
 from parediff.resources import shipped
 from parediff.sampling.images import images
 

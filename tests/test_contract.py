@@ -122,8 +122,9 @@ def test_a_kept_model_is_rebuilt_exactly_from_its_folder(compressed: Compressed,
 
 
 def test_a_copy_draws_the_same_and_shares_nothing(compressed: Compressed) -> None:
-    twin = compressed.student.copy()
+    twin, proof = compressed.student.copy(), proof_of(compressed)
     assert torch.equal(twin.generate(SEEDS, None, compressed.request.sampler), compressed.images)
+    assert proof_of(compressed) == proof, "what the copy did is told of the original"
     own = {p.data_ptr() for p in compressed.student.denoiser.parameters() if p.numel()}
     assert own.isdisjoint(p.data_ptr() for p in twin.denoiser.parameters() if p.numel())
 
@@ -163,6 +164,10 @@ def test_fired_is_proof_in_plain_values(compressed: Compressed) -> None:
 
 def test_methods_are_classes_of_the_contract(compressed: Compressed) -> None:
     assert all(isinstance(method, Method) for method in compressed.request.methods.values())
+
+
+def proof_of(compressed: Compressed) -> dict[str, Any]:
+    return {name: method.fired(compressed.student) for name, method in compressed.request.methods.items()}
 
 
 def _hooks(denoiser: nn.Module) -> int:

@@ -16,12 +16,13 @@ COMMANDS = ("run", "train", "front", "dashboard", "list", "bench", "sync")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 fine, 1 a run failed, 2 the request was wrong."""
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    from parediff.atomic import WriteError
     from parediff.errors import RequestError
 
     _quiet()
     try:
         return arguments.act(arguments)
-    except RequestError as error:
+    except (RequestError, WriteError) as error:
         print(f"parediff: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
         return 2
     except KeyboardInterrupt:

@@ -19,6 +19,13 @@ def catalogue() -> dict[str, dict[str, tuple[str, str]]]:
     return {name: found[name] for name in [*first, *(name for name in found if name not in first)]}
 
 
+def options(group: str) -> list[str]:
+    """What can be chosen in a config group."""
+    if group == "experiment":
+        return list(experiment_files())
+    return sorted(path.stem for path in (shipped("conf") / group).glob("*.yaml"))
+
+
 def plural(group: str) -> str:
     return group if group in ("data", "calibration") else f"{group}s"
 

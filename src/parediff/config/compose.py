@@ -19,7 +19,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from parediff.config.catalogue import experiment_files
+from parediff.config.catalogue import experiment_files, options
 from parediff.config.loader import Loader
 from parediff.errors import RequestError, nearest
 from parediff.resources import shipped
@@ -91,8 +91,8 @@ class Composer:
         """Hydra's complaint as key, value and what is accepted."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
-            options = _options(group)
-            return RequestError(group or "config", name, f"{', '.join(options)} are accepted.{nearest(name, options)}")
+            names = options(group)
+            return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
         unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
         if unknown:
@@ -119,13 +119,6 @@ class Composer:
             return []
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
-
-
-def _options(group: str) -> list[str]:
-    """What can be chosen in a config group."""
-    if group == "experiment":
-        return list(experiment_files())
-    return sorted(path.stem for path in (shipped("conf") / group).glob("*.yaml"))
 
 
 def flat_keys(config: Any, prefix: str = "") -> list[str]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from parediff.calibration.base import CalibrationSource
+from parediff.config.construct import construct, within
+from parediff.config.settings import Settings
 from parediff.cost.base import Cost
 from parediff.errors import RequestError, nearest
 from parediff.methods.base import Method
@@ -69,8 +69,16 @@ class Request:
     tracker: Any
     config: Mapping[str, Any]
     id: str
-    folder: Path
-    device: str
+    settings: Settings
+
+    @property
+    def device(self) -> str:
+        return self.settings.present_device
+
+    @property
+    def folder(self) -> Path:
+        """Of this run."""
+        return self.settings.study_folder / self.id
 
     @property
     def is_baseline(self) -> bool:
@@ -81,23 +89,20 @@ class Request:
 def build(config: DictConfig) -> Request:
     """The objects of a run. Raises RequestError for the first thing that is wrong."""
     values = resolved(config)
-    methods = {name: construct(config.methods[name], f"methods.{name}") for name in config.get("methods") or {}}
-    metrics = {name: construct(config.metrics[name], f"metrics.{name}") for name in config.get("metrics") or {}}
-    costs = {name: construct(config.costs[name], f"costs.{name}") for name in config.get("costs") or {}}
-    workload = construct(config.workload, "workload")
-    calibration = construct(config.calibration, "calibration")
+    settings = Settings.of(values)
+    methods, metrics, costs = (_all_of(config, key) for key in ("methods", "metrics", "costs"))
+    workload, calibration = _one_of(config, "workload"), _one_of(config, "calibration")
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
-    model = model_from(config.model)
-    _check_plain(values)
+    model = model_from(config.get("model"))
     parts = {
         "workload": workload,
-        "sampler": construct(config.sampler, "sampler"),
-        "reference": construct(config.reference, "reference"),
+        "sampler": _one_of(config, "sampler"),
+        "reference": _one_of(config, "reference"),
         "calibration": calibration,
         "data": functools.cache(lambda: data_of(config)),
     }
-    task = construct(config.task, "task", **parts)
+    task = _one_of(config, "task", **parts)
     check_metrics(metrics, task.judges, workload.labels, model.image_shape())
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     name = run_id(identity, [workload.first_seed, workload.count])
@@ -108,13 +113,21 @@ def build(config: DictConfig) -> Request:
         costs=costs,
         task=task,
         **parts,
-        trainer=construct(config.trainer, "trainer"),
-        tracker=construct(config.tracker, "tracker"),
+        trainer=_one_of(config, "trainer"),
+        tracker=_one_of(config, "tracker"),
         config=values,
         id=name,
-        folder=Path(values["runs_dir"]) / values["study"] / name,
-        device=device_of(values["device"]),
+        settings=settings,
     )
+
+
+def _all_of(config: DictConfig, key: str) -> dict[str, Any]:
+    """Every entry of a group of which several can be chosen."""
+    return {name: construct(node, f"{key}.{name}") for name, node in (config.get(key) or {}).items()}
+
+
+def _one_of(config: DictConfig, key: str, **further: Any) -> Any:
+    return construct(config.get(key), key, **further)
 
 
 def model_from(node: Any) -> Any:
@@ -137,7 +150,7 @@ def check_metrics(
         if metric.judges != judged:
             raise RequestError("metric", name, f"a metric of {judged} is accepted, this one judges {metric.judges}")
         if shape is not None:
-            _within(f"metrics.{name}", metric.check, conditions, shape)
+            within(f"metrics.{name}", metric.check, conditions, shape)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -155,63 +168,3 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise RequestError("config", "", " ".join(str(error).split())) from error
-
-
-def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:
-    """The object a config node (and `further` arguments) describes; lists become tuples, a complaint names its key."""
-    if node is None or "_target_" not in node:
-        raise RequestError(key, node, "an entry with a _target_ is accepted")
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    wanted = {name: value for name, value in plain.items() if name not in without}
-
-    def make() -> Any:
-        factory = instantiate(wanted, _partial_=True, _convert_="all")
-        keywords = {name: _frozen(value) for name, value in factory.keywords.items()}
-        return factory.func(*factory.args, **keywords, **further)
-
-    return _within(key, make)
-
-
-def _within(key: str, act: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return act(*arguments)
-    except RequestError as error:
-        raise error.within(key) from error
-    except (TypeError, ValueError, ImportError) as error:
-        raise RequestError(key, type(error).__name__, " ".join(str(error).split())[:300]) from error
-    except Exception as error:
-        if isinstance(error.__cause__, RequestError):
-            raise error.__cause__.within(key) from error
-        if type(error).__module__.startswith("hydra"):
-            raise RequestError(key, "", " ".join(str(error).split())[:300]) from error
-        raise
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
-def device_of(name: str) -> str:
-    """'cuda' where there is one, else 'cpu', for 'auto'."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise RequestError("device", name, "auto, cpu, cuda or cuda:<index> is accepted") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise RequestError("device", name, "no CUDA device is present; auto or cpu is accepted")
-    return name
-
-
-def _check_plain(values: Mapping[str, Any]) -> None:
-    """Types and ranges of the top level's own keys."""
-    for key in ("resume", "save"):
-        if not isinstance(values[key], bool):
-            raise RequestError(key, values[key], "true or false is accepted")
-    study = values["study"]
-    if not isinstance(study, str) or not study or study.startswith(("/", ".")):
-        raise RequestError("study", study, "a name is accepted")
-    threads = values["threads"]
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise RequestError("threads", threads, "a whole number of at least 1, or null, is accepted")

@@ -11,9 +11,6 @@ import torch
 
 from parediff.errors import RequestError
 
-DRIFT_LIMIT = 0.1
-"""Relative change of the median between the first and the second half of the pairs above which a timing is suspect."""
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -29,10 +26,6 @@ class Latency:
     ratio: float
     ratio_spread: float
     drift: float
-
-    @property
-    def drifting(self) -> bool:
-        return self.drift > DRIFT_LIMIT
 
 
 def paired_latency(

@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from parediff.config.catalogue import targets
-from parediff.config.request import construct, model_from
+from parediff.config.construct import construct
+from parediff.config.request import model_from
 from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.pipeline.compress import STATE, load_state, restore

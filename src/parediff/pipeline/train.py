@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from parediff.config.request import construct, data_of
+from parediff.config.construct import construct
+from parediff.config.request import data_of
 from parediff.errors import RequestError
 
 

@@ -93,11 +93,11 @@ class DiffusionModel:
         return self
 
     def copy(self) -> DiffusionModel:
-        """A model with a denoiser of its own; everything that is not compressed is shared."""
+        """A model with a denoiser and wrappers of its own; everything that is not compressed is shared."""
         twin = copy.copy(self)
         twin.pipeline = copy.copy(self.pipeline)
         twin.denoiser = copy.deepcopy(self.denoiser)
-        twin.wrapper_factories, twin.observers = list(self.wrapper_factories), []
+        twin.wrapper_factories, twin.observers = copy.deepcopy(self.wrapper_factories), []
         return twin
 
     def wrap(self, factory: Callable[[Run], Wrapper]) -> None:
