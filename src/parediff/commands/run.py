@@ -34,13 +34,17 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
 
     from parediff.config.compose import Composer
     from parediff.config.request import build
+    from parediff.config.study import from_file
     from parediff.errors import RequestError
     from parediff.pipeline.progress import watching
     from parediff.pipeline.run import launched
 
     messages, results = Console(stderr=True), Console()
     composer = Composer("config")
+    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
     jobs = composer.jobs(overrides)
+    for note in dict.fromkeys(composer.notes):
+        messages.print(note, soft_wrap=True, highlight=False, markup=False)
     swept = [override for override in overrides if composer.is_sweep(override)]
     if swept and not multirun:
         key, _, value = swept[0].partition("=")
@@ -62,6 +66,11 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     if written:
         results.print(str(written[-1]), soft_wrap=True, highlight=False)
     return 1 if failed else 0
+
+
+def is_file(entry: str) -> bool:
+    """Whether an argument is a study in a file rather than an override."""
+    return entry.endswith((".yaml", ".yml")) and ("=" not in entry or Path(entry).is_file())
 
 
 def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Overrides], list[Request]]:

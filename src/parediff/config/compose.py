@@ -21,10 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from parediff.config.catalogue import experiment_files, options
 from parediff.config.loader import Loader
+from parediff.config.study import Overrides, Study, key_of, of_all_runs
 from parediff.errors import RequestError, nearest
 from parediff.resources import shipped
-
-Overrides = list[str]
 
 OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
@@ -41,6 +40,7 @@ class Composer:
             *folders, leaf = name.split("/")
             group = "/".join(["experiment", *folders])
             ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
+        self.notes: list[str] = []
         self.loader = Loader(create_config_search_path(str(shipped("conf"))))
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
@@ -52,7 +52,7 @@ class Composer:
             raise self._explain(error, overrides) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[Overrides]:
-        """The overrides of every run: the product of all sweeps (`key=a,b`), times the experiment's points."""
+        """The overrides of every run: the product of all sweeps (`key=a,b`), times the study's points and seeds."""
         parser = OverridesParser.create(config_loader=self.loader)
         try:
             parsed = parser.parse_overrides(list(overrides))
@@ -63,18 +63,8 @@ class Composer:
             if item.is_sweep_override() and item.is_delete():
                 raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
         combinations = BasicSweeper.split_arguments(own, None)[0]
-        return [[*rest, *point] for rest in combinations for point in self._points(rest)]
-
-    def _points(self, overrides: Overrides) -> list[Overrides]:
-        """The experiment's own list of runs; an override given by hand wins over a point's."""
-        config = self.compose(_of_all_runs(overrides), multirun=True)
-        if config.get("points") is None:
-            return [[]]
-        points: Any = OmegaConf.to_container(config.points)
-        if not isinstance(points, list) or not all(isinstance(point, list) for point in points):
-            raise RequestError("points", points, "a list with one list of overrides for each run is accepted")
-        given = {_key(override) for override in overrides} - {"experiment"}
-        return [[str(entry) for entry in point if _key(str(entry)) not in given] for point in points]
+        study = Study(lambda job: self.compose(job, multirun=True), self.notes)
+        return [job for rest in combinations for job in study.runs(rest)]
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
@@ -82,7 +72,7 @@ class Composer:
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
-        config = self.compose(_of_all_runs(_single(overrides, self.loader)), multirun=True)
+        config = self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
         return list(launcher.launch([list(job) for job in jobs], initial_job_idx=0))
@@ -97,7 +87,7 @@ class Composer:
         unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
         if unknown:
             key = unknown.group(1)
-            value = next((o.partition("=")[2] for o in overrides if _key(o) == key), "")
+            value = next((o.partition("=")[2] for o in overrides if key_of(o) == key), "")
             known = self.known_keys(key)
             if key.startswith("methods.") and key in known:
                 method = key.split(".")[1]
@@ -134,15 +124,6 @@ def flat_keys(config: Any, prefix: str = "") -> list[str]:
         if isinstance(config[key], DictConfig):
             keys += flat_keys(config[key], f"{path}.")
     return keys
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _of_all_runs(overrides: Sequence[str]) -> list[str]:
-    """Without the settings of methods: which of them a run has, its own point says."""
-    return [override for override in overrides if not _key(override).startswith("methods.")]
 
 
 def _single(overrides: Sequence[str], loader: Any) -> list[str]:

@@ -45,10 +45,13 @@ KEYS = (
     "device",
     "threads",
     "points",
+    "fewer_steps",
+    "seeds",
+    "bits",
     "latency",
     "front",
 )
-NOT_IDENTITY = ("points", "threads", "front", "hydra")
+NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "threads", "front", "hydra")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class Settings:
         if not all(NAME.fullmatch(part) for part in self.study.split("/")):
             raise RequestError("study", self.study, "a name such as bits or tdq/ptq is accepted")
         require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or more, or null,")
+        require(
+            self.threads is None or self.threads >= 1, "threads", self.threads, "a whole number of at least 1, or null,"
+        )
         self._check_folder()
         self._check_device()
 

@@ -1,0 +1,89 @@
+"""Many runs of one request: points, seeds, lines, shared widths, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parediff.config.compose import Composer
+from parediff.config.study import from_file
+from parediff.errors import RequestError
+
+
+@pytest.fixture
+def composer() -> Composer:
+    return Composer("config")
+
+
+def test_a_setting_by_hand_never_removes_points_and_says_where_it_does_not_reach(composer: Composer) -> None:
+    jobs = composer.jobs(["experiment=demo", "sampler.steps=30"])
+    assert len(jobs) == 8
+    steps = [composer.compose(job).sampler.steps for job in jobs]
+    assert steps == [50, 25, 10, 5, 30, 30, 30, 30]
+    assert composer.notes == ["sampler.steps=30: 4 of 8 points set it themselves and keep theirs"]
+
+
+def test_a_setting_that_would_reach_no_point_is_refused(composer: Composer) -> None:
+    points = "points=[['sampler.steps=5'],['sampler.steps=10']]"
+    with pytest.raises(RequestError, match=r"sampler\.steps=7: every point of the study sets it itself"):
+        composer.jobs([points, "sampler.steps=7"])
+
+
+def test_points_can_be_named_on_the_command_line(composer: Composer) -> None:
+    jobs = composer.jobs(["points=[['sampler.steps=5'],['method=[ptq]','methods.ptq.weight_bits=6']]"])
+    configs = [composer.compose(job) for job in jobs]
+    assert [config.sampler.steps for config in configs] == [5, 50]
+    assert configs[1].methods.ptq.weight_bits == 6
+
+
+def test_seed_sets_move_images_and_calibration_together(composer: Composer) -> None:
+    configs = [composer.compose(job) for job in composer.jobs(["seeds=3", "method=[ptq]"])]
+    assert [config.seed for config in configs] == [0, 1, 2]
+    assert [config.workload.first_seed for config in configs] == [0, 100_000, 200_000]
+    assert len({config.calibration.first_seed for config in configs}) == 3
+    with pytest.raises(RequestError, match="either seeds or seed"):
+        composer.jobs(["seeds=3", "seed=1"])
+    with pytest.raises(RequestError, match="seeds=0"):
+        composer.jobs(["seeds=0"])
+
+
+def test_lines_of_fewer_steps_are_runs_of_the_study(composer: Composer) -> None:
+    jobs = composer.jobs(["method=[ptq]", "fewer_steps={ddim: [20, 10], dpmpp_2m: [10]}"])
+    configs = [composer.compose(job) for job in jobs]
+    assert [(list(c.get("methods") or {}), c.sampler.name, c.sampler.steps) for c in configs] == [
+        (["ptq"], "ddim", 50),
+        ([], "ddim", 20),
+        ([], "ddim", 10),
+        ([], "dpmpp_2m", 10),
+    ]
+    with pytest.raises(RequestError, match="fewer_steps=3"):
+        composer.jobs(["fewer_steps=3"])
+
+
+def test_bits_reach_every_method_that_has_them_unless_it_is_told_otherwise(composer: Composer) -> None:
+    (job,) = composer.jobs(["method=[ptq]", "bits=W4A8"])
+    config = composer.compose(job)
+    assert (config.methods.ptq.weight_bits, config.methods.ptq.activation_bits) == (4, 8)
+    (job,) = composer.jobs(["method=[ptq]", "bits=W4A8", "methods.ptq.weight_bits=6"])
+    assert composer.compose(job).methods.ptq.weight_bits == 6
+    with pytest.raises(RequestError, match="bits=4: widths such as W4A8"):
+        composer.jobs(["method=[ptq]", "bits=4"])
+    with pytest.raises(RequestError, match="frdiff have none"):
+        composer.jobs(["method=[frdiff]", "bits=W4A8"])
+
+
+def test_a_study_of_ones_own_lies_anywhere(composer: Composer, tmp_path: Path) -> None:
+    file = tmp_path / "größe=1.yaml"
+    file.write_text("sampler: {steps: 7}\npoints:\n  - [sampler.eta=0.0]\n  - [sampler.eta=1.0]\n")
+    configs = [composer.compose(job) for job in composer.jobs([from_file(file)])]
+    assert [config.sampler.eta for config in configs] == [0.0, 1.0]
+    assert {(config.study, config.sampler.steps) for config in configs} == {("größe=1", 7)}
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
+def test_a_file_that_is_no_study_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(content)
+    with pytest.raises(RequestError, match="study file="):
+        from_file(file)
