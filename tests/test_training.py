@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.model.networks import ConvNet
-from parediff.training.base import Learner, generator_of, warmed_cosine
+from parediff.training.base import Learner, generator_of, warmed_constant, warmed_cosine
 from parediff.training.classification import Classification, shifted
 from parediff.training.denoising import Denoising, spread_timesteps
 from parediff.training.ema import EMA
@@ -23,6 +23,7 @@ from parediff.training.fit import Trainer
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 2e-3,
+    "schedule": "cosine",
     "warmup_steps": 2,
     "weight_decay": 0.01,
     "ema_decay": 0.9,
@@ -257,6 +258,20 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert [warmed_cosine(step, 4, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1, 1, 0.5, 0])
 
 
+def test_a_constant_learning_rate_warms_up_and_stays_however_long_the_training() -> None:
+    assert [warmed_constant(step, 4, 12) for step in (0, 3, 4, 8, 12)] == [0.25, 1, 1, 1, 1]
+    assert [warmed_constant(step, 4, 99) for step in range(12)] == [warmed_constant(step, 4, 12) for step in range(12)]
+    assert warmed_constant(0, 0, 1) == 1
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])
+def test_the_schedule_is_chosen_by_name(tmp_path: Path, schedule: str, last: float) -> None:
+    learner = Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule}))
+    trainer(max_steps=6, checkpoint_every=0).fit(learner, tmp_path)
+    rates = [group["lr"] for group in learner.trainer.optimizers[0].param_groups]
+    assert rates == pytest.approx([last * learner.learning_rate] * 2, abs=1e-12)
+
+
 def test_shifted_images_stay_whole_within_the_margin() -> None:
     images = torch.full((20, 1, 4, 4), -1.0)
     images[:, :, 1:3, 1:3] = 1.0
@@ -274,7 +289,9 @@ def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
         trainer(**{key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "linear")]
+)
 def test_a_wrong_learner_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
         Regression(nn.Linear(3, 1), **(SETTINGS | {key: value}))
