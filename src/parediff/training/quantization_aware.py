@@ -25,6 +25,8 @@ class QuantizationAware(Denoising):
             network,
             scheduler,
             snr_gamma=None,
+            label_dropout=0.0,
+            null_class=None,
             learning_rate=recipe.learning_rate,
             schedule=recipe.schedule,
             warmup_steps=recipe.warmup_steps,
