@@ -72,7 +72,7 @@ def test_the_catalogue_lists_what_the_folders_hold() -> None:
 
 
 def test_training_composes_for_every_model_that_has_an_architecture() -> None:
-    for option in ("ddpm_digits", "classifier_digits"):
+    for option in ("ddpm_digits", "classifier_digits", "unet_cifar10", "dit_cifar10"):
         config = Composer("train").compose([f"model={option}"])
         assert "_target_" in config.model.architecture
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DiffusionPipeline
 from PIL import Image
+from torch import nn
 
 from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.errors import RequestError
 from parediff.models.classifiers.pretrained import load_classifier
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.train import train
+from tiny import DDIM
 
 SHORT = ["trainer.max_steps=2", "trainer.progress=false", "tracker=none", "trainer.accelerator=cpu"]
 SMALL = [
@@ -22,6 +27,36 @@ SMALL = [
     "model.architecture.unet.block_out_channels=[8,16,16]",
     "model.architecture.unet.norm_num_groups=4",
 ]
+
+
+TINY = {
+    "unet_cifar10": [
+        "model.architecture.unet.sample_size=8",
+        "model.architecture.unet.block_out_channels=[8,8,16]",
+        "model.architecture.unet.norm_num_groups=4",
+        "model.architecture.unet.attention_head_dim=8",
+    ],
+    "dit_cifar10": [
+        "model.architecture.transformer.sample_size=8",
+        "model.architecture.transformer.num_layers=2",
+        "model.architecture.transformer.attention_head_dim=4",
+    ],
+}
+
+
+def stir(network: nn.Module) -> None:
+    """Give every parameter a value that matters; what starts at zero hides mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def replaced(model: DiffusionModel, *, guidance_scale: float) -> DiffusionModel:
+    """The same model under another guidance."""
+    twin = model.copy()
+    twin.guidance_scale = guidance_scale
+    return twin
 
 
 def run(output: Path, *overrides: str) -> Path:
@@ -69,6 +104,75 @@ def test_any_folder_of_images_trains_any_unet(tmp_path: Path, colours: Path) -> 
     assert (unet.config.in_channels, unet.config.num_class_embeds) == (3, 2)
 
 
+def cifar(model: str, *overrides: str) -> list[str]:
+    """The overrides that shrink a CIFAR-10 training to two images of 8x8 pixels and two classes."""
+    return [f"model={model}", "data=folder", "data.workers=0", "data.batch_size=2", *TINY[model], *overrides]
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_both_cifar_models_train_save_load_and_draw_by_class_with_guidance(
+    tmp_path: Path, colours: Path, model: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(tmp_path / "out", *cifar(model, f"data.path={colours}"))
+    config = Composer("config").compose([f"model={model}", f"model.path={folder}"])
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)  # so that its warnings can be seen
+    trained = construct(config.model, "model", without=("architecture",)).load("cpu")
+    assert "Expected types" not in caplog.text
+    assert (trained.conditioning, trained.num_classes, trained.prediction_type) == ("class", 10, "v_prediction")
+    stir(trained.denoiser)
+    one, other, unguided = (
+        replaced(trained, guidance_scale=scale).generate([0], [label], DDIM)
+        for label, scale in ((1, 3.0), (2, 3.0), (1, 1.0))
+    )
+    assert one.shape == (1, 3, 8, 8)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, unguided)
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_what_is_loaded_predicts_what_was_trained(tmp_path: Path, model: str) -> None:
+    config = Composer("train").compose([f"model={model}", *TINY[model]])
+    architecture = construct(config.model.architecture, "model.architecture")
+    stir(architecture.network)
+    architecture.save(tmp_path / "model")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "model", use_safetensors=True)
+    assert type(loaded.unet) is type(architecture.network)
+    assert loaded.scheduler.config.prediction_type == "v_prediction"
+    x, t, labels = torch.randn(2, 3, 8, 8), torch.tensor([3, 900]), torch.tensor([4, 10])
+    with torch.no_grad():
+        first, second = (net.eval()(x, t, labels).sample for net in (architecture.network, loaded.unet))
+    assert torch.equal(first, second)
+
+
+def test_the_cifar_models_have_the_size_that_is_stated() -> None:
+    for model, count in (("unet_cifar10", 1_807_683), ("dit_cifar10", 6_132_336)):
+        config = Composer("train").compose([f"model={model}"])
+        network = construct(config.model.architecture, "model.architecture").network
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_the_cifar_models_bring_their_data_unless_another_is_named() -> None:
+    for primary in ("train", "config"):
+        assert Composer(primary).compose(["model=dit_cifar10"]).data.path == "uoft-cs/cifar10"
+        assert "folder" in Composer(primary).compose(["model=dit_cifar10", "data=folder"]).data._target_
+
+
+def test_a_transformer_begins_as_identity_and_draws_nothing_in_training() -> None:
+    config = Composer("train").compose(["model=dit_cifar10", *TINY["dit_cifar10"]])
+    network = construct(config.model.architecture, "model.architecture").network.train()
+    x, t, labels = torch.randn(2, 3, 8, 8), torch.tensor([3, 900]), torch.tensor([4, 5])
+    assert torch.equal(network(x, t, labels).sample, torch.zeros(2, 3, 8, 8))
+    state = torch.random.get_rng_state()
+    network(x, t, labels)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    stir(network)
+    tokens = network.pos_embed(x)
+    for block in network.transformer_blocks:
+        nn.init.zeros_(block.norm1.linear.weight)
+        nn.init.zeros_(block.norm1.linear.bias)
+        assert torch.equal(block(tokens, timestep=t, class_labels=labels), tokens)
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
@@ -86,6 +190,12 @@ def test_any_folder_of_images_trains_any_unet(tmp_path: Path, colours: Path) -> 
         (["trainer.max_steps=0"], "trainer.max_steps=0: "),
         (["trainer.max_steps=many"], "trainer.max_steps=many: "),
         (["data.batch_size=0"], "data.batch_size=0: "),
+        (["learner.schedule=linear"], "learner.schedule=linear: one of constant, cosine is accepted"),
+        (["learner.label_dropout=0.1"], "learner.label_dropout=0.1: 0 for a network without classes"),
+        (
+            ["model=dit_cifar10", "data=digits"],
+            "model.architecture.transformer.in_channels=3: 1, as the images have",
+        ),
         (["ckpt_path=last"], "ckpt_path=last: no checkpoint"),
         (["trainer=default"], "trainer=: one that says how to learn"),
     ],

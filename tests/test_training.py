@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.models.classifiers.networks import ConvNet
-from parediff.training.base import Learner, generator_of, warmed_cosine
+from parediff.training.base import Learner, generator_of, warmed_constant, warmed_cosine
 from parediff.training.classification import Classification, shifted
 from parediff.training.denoising import Denoising, spread_timesteps
 from parediff.training.ema import EMA
@@ -23,11 +24,13 @@ from parediff.training.fit import Trainer
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 2e-3,
+    "schedule": "cosine",
     "warmup_steps": 2,
     "weight_decay": 0.01,
     "ema_decay": 0.9,
     "seed": 0,
 }
+PLAIN: dict[str, Any] = {"snr_gamma": None, "label_dropout": 0.0, "null_class": None}
 
 
 def trainer(**changes: Any) -> Trainer:
@@ -67,7 +70,14 @@ def unet(**options: Any) -> UNet2DModel:
 
 def denoising(prediction_type: str = "epsilon", snr_gamma: float | None = None, **options: Any) -> Denoising:
     scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
-    return Denoising(unet(**options), scheduler, snr_gamma=snr_gamma, **SETTINGS)
+    return Denoising(unet(**options), scheduler, **(PLAIN | {"snr_gamma": snr_gamma}), **SETTINGS)
+
+
+def guided(share: float, null_class: int | None = 10, **settings: Any) -> Denoising:
+    """A learner that drops labels, of a UNet with ten classes and none."""
+    network, scheduler = unet(num_class_embeds=11), DDPMScheduler()
+    changes = {"label_dropout": share, "null_class": null_class}
+    return Denoising(network, scheduler, **(PLAIN | changes), **(SETTINGS | settings))
 
 
 class Interrupt(pl.Callback):
@@ -131,7 +141,7 @@ def test_a_training_cut_off_in_the_middle_goes_on_as_if_it_had_not_been(
 
 def test_the_same_seed_trains_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
     def trained(folder: str, seed: int) -> Tensor:
-        learner = Denoising(unet(), DDPMScheduler(), snr_gamma=None, **(SETTINGS | {"seed": seed}))
+        learner = Denoising(unet(), DDPMScheduler(), **PLAIN, **(SETTINGS | {"seed": seed}))
         trainer(max_steps=3, checkpoint_every=0).fit(learner, tmp_path / folder, data=digits())
         return learner.network.conv_in.weight.detach()
 
@@ -257,6 +267,66 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert [warmed_cosine(step, 4, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1, 1, 0.5, 0])
 
 
+def test_a_constant_learning_rate_warms_up_and_stays_however_long_the_training() -> None:
+    assert [warmed_constant(step, 4, 12) for step in (0, 3, 4, 8, 12)] == [0.25, 1, 1, 1, 1]
+    assert [warmed_constant(step, 4, 99) for step in range(12)] == [warmed_constant(step, 4, 12) for step in range(12)]
+    assert warmed_constant(0, 0, 1) == 1
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])
+def test_the_schedule_is_chosen_by_name(tmp_path: Path, schedule: str, last: float) -> None:
+    learner = Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule}))
+    trainer(max_steps=6, checkpoint_every=0).fit(learner, tmp_path)
+    rates = [group["lr"] for group in learner.trainer.optimizers[0].param_groups]
+    assert rates == pytest.approx([last * learner.learning_rate] * 2, abs=1e-12)
+
+
+def test_a_constant_training_prolonged_is_the_longer_training(tmp_path: Path) -> None:
+    short, whole, longer = (guided(0.5, schedule="constant") for _ in range(3))
+    trainer(max_steps=4).fit(short, tmp_path / "a", data=digits())
+    trainer(max_steps=7).fit(longer, tmp_path / "a", data=digits(), ckpt_path="last")
+    trainer(max_steps=7).fit(whole, tmp_path / "b", data=digits())
+    assert torch.equal(longer.network.conv_in.weight, whole.network.conv_in.weight)
+    assert torch.equal(longer.network.class_embedding.weight, whole.network.class_embedding.weight)
+
+
+def test_the_stated_share_of_labels_is_dropped_by_seed_and_step() -> None:
+    learner, labels = guided(0.1), torch.arange(10_000) % 10
+    dropped = learner.dropped(labels, generator_of(0, 5))
+    changed = dropped != labels
+    assert changed.float().mean() == pytest.approx(0.1, abs=0.01)
+    assert dropped[changed].unique().tolist() == [10]
+    assert torch.equal(dropped, learner.dropped(labels, generator_of(0, 5)))
+    assert not torch.equal(dropped, learner.dropped(labels, generator_of(0, 6)))
+    assert not torch.equal(dropped, learner.dropped(labels, generator_of(1, 5)))
+
+
+def test_only_dropping_labels_trains_the_null_class(tmp_path: Path) -> None:
+    for share, learns in ((0.0, False), (0.5, True)):
+        learner = guided(share, weight_decay=0.0)
+        before = learner.network.class_embedding.weight[10].detach().clone()
+        trainer(max_steps=2, checkpoint_every=0).fit(learner, tmp_path / str(share), data=digits())
+        assert torch.equal(before, learner.network.class_embedding.weight[10]) != learns
+
+
+@pytest.mark.parametrize(
+    ("share", "null_class", "complaint"),
+    [
+        (1.0, 10, "label_dropout=1.0: a share in [0, 1)"),
+        (0.1, None, "null_class=None: a label from 0 to 10 that means no class"),
+        (0.1, 11, "null_class=11: a label from 0 to 10 that means no class"),
+    ],
+)
+def test_labels_that_cannot_be_dropped_are_named(share: float, null_class: int | None, complaint: str) -> None:
+    with pytest.raises(RequestError, match=f"^{re.escape(complaint)}"):
+        guided(share, null_class)
+
+
+def test_labels_are_not_dropped_where_there_are_none() -> None:
+    with pytest.raises(RequestError, match=r"^label_dropout=0.1: 0 for a network without classes"):
+        Denoising(unet(), DDPMScheduler(), **(PLAIN | {"label_dropout": 0.1, "null_class": 10}), **SETTINGS)
+
+
 def test_shifted_images_stay_whole_within_the_margin() -> None:
     images = torch.full((20, 1, 4, 4), -1.0)
     images[:, :, 1:3, 1:3] = 1.0
@@ -274,7 +344,9 @@ def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
         trainer(**{key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "linear")]
+)
 def test_a_wrong_learner_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
         Regression(nn.Linear(3, 1), **(SETTINGS | {key: value}))

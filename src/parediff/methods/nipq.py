@@ -125,6 +125,7 @@ class Nipq(Method):
             bits_learning_rate=self.bits_learning_rate,
             norm_batches=self.norm_batches,
             learning_rate=self.learning_rate,
+            schedule="cosine",
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
             ema_decay=self.ema_decay,

@@ -43,8 +43,8 @@ class GateTraining(Learner):
         seed: int,
     ) -> None:
         gates.logits.requires_grad_(True)
-        settings = {"warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0}
-        super().__init__(gates, learning_rate=learning_rate, seed=seed, **settings)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0}
+        super().__init__(gates, learning_rate=learning_rate, seed=seed, **settings)
         if student.conditioning == "text":
             raise RequestError("learn", "gradient", "greedy is accepted for models that draw from text")
         self.gates, self.student, self.teacher = gates, student, teacher

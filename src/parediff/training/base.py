@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,6 +27,7 @@ class Learner(pl.LightningModule, ABC):
         network: nn.Module,
         *,
         learning_rate: float,
+        schedule: str,
         warmup_steps: int,
         weight_decay: float,
         ema_decay: float,
@@ -33,11 +35,13 @@ class Learner(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
+        require(schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
         require(warmup_steps >= 0, "warmup_steps", warmup_steps, "a whole number of at least 0")
         require(weight_decay >= 0, "weight_decay", weight_decay, "a number of at least 0")
         require(0 <= ema_decay < 1, "ema_decay", ema_decay, "a number in [0, 1)")
         self.network = network
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
+        self.weight_decay = weight_decay
         self.seed = seed
         self.ema = EMA(network, ema_decay)
         self._raw: dict[str, Tensor] | None = None
@@ -60,9 +64,12 @@ class Learner(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, foreach=True)
-        total, warmup = int(self.trainer.max_steps), self.warmup_steps
-        schedule = LambdaLR(optimizer, lambda step: warmed_cosine(step, warmup, total))
+        schedule = LambdaLR(optimizer, self.rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate_factor(self, step: int) -> float:
+        """The schedule's share of the learning rate at `step`."""
+        return SCHEDULES[self.schedule](step, self.warmup_steps, int(self.trainer.max_steps))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(seed_of(self.seed, self.global_step))  # dropout has no generator of its own
@@ -96,6 +103,15 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def warmed_constant(step: int, warmup: int, total: int) -> float:
+    """Linear from 1/warmup to 1, where it stays: a longer training begins as a shorter one did."""
+    return min(1.0, (step + 1) / max(1, warmup))
+
+
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {"constant": warmed_constant, "cosine": warmed_cosine}
+"""By name: (step, warm-up steps, all steps) -> factor of the learning rate."""
 
 
 def seed_of(seed: int, step: int) -> int:

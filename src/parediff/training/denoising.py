@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
+from parediff.models.diffusion.conditioning import class_rows
 from parediff.training.base import Learner
+from parediff.validation import require
 
 
 class Denoising(Learner):
     """Mean squared error of what the denoiser predicts (eps, v or x0) at x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.
 
     `scheduler` is a diffusers noise scheduler: it holds abar and the prediction type. Batches are (images NCHW in
-    [-1, 1], labels); the labels reach the network when it was built with `num_class_embeds`.
+    [-1, 1], labels); the labels reach a network that embeds classes. A share `label_dropout` of them is replaced by
+    `null_class`, so that it also learns the images of no class in particular (Ho and Salimans, 2022).
     """
 
-    def __init__(self, network: nn.Module, scheduler: Any, *, snr_gamma: float | None, **settings: Any) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: Any,
+        *,
+        snr_gamma: float | None,
+        label_dropout: float,
+        null_class: int | None,
+        **settings: Any,
+    ) -> None:
         super().__init__(network, **settings)
         if snr_gamma is not None and snr_gamma <= 0:
             raise RequestError("snr_gamma", snr_gamma, "a positive number, or null for the plain loss")
+        rows = class_rows(cast(Any, network).config)
+        check_label_dropout(label_dropout, null_class, rows)
         self.scheduler, self.snr_gamma = scheduler, snr_gamma
-        self.conditional = getattr(network.config, "num_class_embeds", None) is not None
+        self.conditional = rows is not None
+        self.label_dropout, self.null_class = label_dropout, null_class
 
     def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         images, labels = batch
         t = spread_timesteps(len(images), self.scheduler.config.num_train_timesteps, generator).to(images.device)
         noise = torch.randn(images.shape, generator=generator).to(images)
         noisy = self.scheduler.add_noise(images, noise, t)
-        cond = {"class_labels": labels} if self.conditional else {}
+        cond = {"class_labels": self.dropped(labels, generator)} if self.conditional else {}
         predicted = self.network(noisy, t, return_dict=False, **cond)[0]
         errors = self.errors(predicted, self.target(images, noise, t)).flatten(1).mean(1)
         return (self.weights(t) * errors).mean()
+
+    def dropped(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """[B]; each label is kept or gives way to the null class."""
+        if self.null_class is None or self.label_dropout == 0:
+            return labels
+        drop = torch.rand(len(labels), generator=generator).to(labels.device) < self.label_dropout
+        return labels.masked_fill(drop, self.null_class)
 
     def errors(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Elementwise."""
@@ -53,6 +75,17 @@ class Denoising(Learner):
         snr = kept / (1 - kept)
         per_unit = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
         return snr.clamp(max=self.snr_gamma) / per_unit[self.scheduler.config.prediction_type]
+
+
+def check_label_dropout(share: float, null_class: int | None, rows: int | None) -> None:
+    """Raise unless labels can be dropped at this share: `rows` classes are embedded, one of them means none."""
+    require(0 <= share < 1, "label_dropout", share, "a share in [0, 1)")
+    if share == 0:
+        return
+    if rows is None:
+        raise RequestError("label_dropout", share, "0 for a network without classes")
+    accepted = f"a label from 0 to {rows - 1} that means no class"
+    require(null_class is not None and 0 <= null_class < rows, "null_class", null_class, accepted)
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:

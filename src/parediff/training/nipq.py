@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from parediff.errors import RequestError
 from parediff.quantization.budget import Budget
 from parediff.quantization.noisy import quantizers
-from parediff.training.base import Learner, seed_of, warmed_cosine
+from parediff.training.base import Learner, seed_of
 from parediff.training.batchnorm import reestimate
 from parediff.training.ema import EMA
 from parediff.training.objectives import Objective
@@ -101,8 +101,7 @@ class NoiseTraining(Learner):
             optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        total, warmup = int(self.trainer.max_steps), self.warmup_steps
-        schedule = LambdaLR(optimizer, lambda step: max(1e-3, warmed_cosine(step, warmup, total)))
+        schedule = LambdaLR(optimizer, lambda step: max(1e-3, self.rate_factor(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from parediff.quantization.generated import Generated
 from parediff.quantization.intervals import Offset
 from parediff.quantization.recipe import Recipe
 from parediff.quantization.sources import Learned
-from parediff.training.base import warmed_cosine
 from parediff.training.denoising import Denoising
 
 
@@ -28,7 +25,10 @@ class QuantizationAware(Denoising):
             network,
             scheduler,
             snr_gamma=None,
+            label_dropout=0.0,
+            null_class=None,
             learning_rate=recipe.learning_rate,
+            schedule=recipe.schedule,
             warmup_steps=recipe.warmup_steps,
             weight_decay=recipe.weight_decay,
             ema_decay=recipe.ema_decay,
@@ -58,13 +58,3 @@ class QuantizationAware(Denoising):
             {"params": kinds["others"], "lr": rate, "weight_decay": decay},
         ]
         return [group for group in groups if group["params"]]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, foreach=True)
-        total, warmup = int(self.trainer.max_steps), self.warmup_steps
-        constant = self.recipe.schedule == "constant"
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / max(1, warmup)) if constant else warmed_cosine(step, warmup, total)
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -11,15 +11,20 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from parediff.errors import RequestError
+from parediff.models.diffusion.conditioning import class_rows
 from parediff.models.diffusion.door import Sampled
 
 
 def conditioning_of(pipeline: Any, denoiser: Any) -> str:
-    """'text', 'class' or 'none': what an image of this pipeline is conditioned on."""
+    """'text', 'class' or 'none': what an image of this pipeline is conditioned on.
+
+    A UNet says that it takes classes by its embedding, a DiT by its configuration.
+    """
     parameters = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" in parameters:
         return "text"
-    if "class_labels" in parameters or getattr(denoiser, "class_embedding", None) is not None:
+    embeds = getattr(denoiser, "class_embedding", None) is not None or class_rows(denoiser.config) is not None
+    if "class_labels" in parameters or embeds:
         return "class"
     return "none"
 

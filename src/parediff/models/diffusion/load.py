@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,13 +81,14 @@ class PretrainedPipeline:
         diffusers.utils.logging.disable_progress_bar()
         source = str(self.folder) if self.is_local else self.path
         try:
-            pipeline = DiffusionPipeline.from_pretrained(
-                source,
-                dtype=DTYPES[self.dtype],
-                use_safetensors=True,
-                local_files_only=self.is_local,
-                revision=self.revision,
-            )
+            with any_denoiser_expected():
+                pipeline = DiffusionPipeline.from_pretrained(
+                    source,
+                    dtype=DTYPES[self.dtype],
+                    use_safetensors=True,
+                    local_files_only=self.is_local,
+                    revision=self.revision,
+                )
         except (OSError, ValueError, SafetensorError) as error:
             raise RequestError("model.path", self.path, f"could not be loaded: {_first_line(error)}") from error
         model = DiffusionModel(
@@ -96,6 +99,21 @@ class PretrainedPipeline:
             options=self.options,
         )
         return model.to(device)
+
+
+@contextmanager
+def any_denoiser_expected() -> Iterator[None]:
+    """diffusers' plain pipeline warns where its `unet` is a transformer; what we read takes any denoiser."""
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Expected types for unet")
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from parediff.errors import RequestError
 from parediff.models.diffusion import generation
+from parediff.models.diffusion.conditioning import keep_labels
 from parediff.models.diffusion.door import Condition, Observer, Run, Wrapper, call_network, opened
 from parediff.models.diffusion.sampler import Sampler, generators_for, seeded_steps
 
@@ -40,6 +41,7 @@ class DiffusionModel:
         self.conditioning = generation.conditioning_of(pipeline, self.denoiser)
         self._null_class = null_class
         self.denoiser.eval().requires_grad_(False)
+        keep_labels(self.denoiser)
 
     @property
     def denoiser(self) -> nn.Module:
