@@ -93,6 +93,6 @@ def _front(requests: list[Request], results: Console, messages: Console) -> None
 
     config = requests[0].config
     folder = Path(config["runs_dir"]) / config["study"]
-    front, figure = study_front(folder, config["front"]["x"], config["front"]["y"], results)
+    front, figure, page = study_front(folder, config["front"]["x"], config["front"]["y"], results)
     requests[0].tracker.log_front(front, figure, config["study"])
-    messages.print(f"front: {folder / 'front.html'}", soft_wrap=True, highlight=False)
+    messages.print(f"front: {page}", soft_wrap=True, highlight=False)
