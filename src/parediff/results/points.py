@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parediff.provenance import IRRELEVANT, fingerprint, without
+from parediff.provenance import IRRELEVANT, without
 from parediff.results.axes import Axis
 from parediff.results.record import Record
 
@@ -85,7 +87,8 @@ def mean_of(group: Sequence[Record], axis: Axis) -> tuple[float, float | None]:
 def seedless(record: Record) -> str:
     """Equal for runs that differ in nothing but seeds."""
     config = _drop(without(record.config, IRRELEVANT), SEEDS)
-    return fingerprint([record.model, record.methods, record.sampler, config])
+    own = [record.model, record.methods, record.sampler, config]
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _drop(value: Any, keys: Iterable[str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,7 +126,7 @@ def find(paths: Iterable[str | Path]) -> Found:
     warnings: list[str] = []
     for path in files(paths, warnings):
         try:
-            record, remarks = read_with_remarks(path)
+            record, remarks = read_with_remarks(Path(path))
         except RecordError as error:
             warnings.append(str(error))
             continue
@@ -138,19 +138,19 @@ def find(paths: Iterable[str | Path]) -> Found:
     return Found(list(records.values()), warnings)
 
 
-def files(paths: Iterable[str | Path], warnings: list[str]) -> Iterator[Path]:
-    """Every record.json below the paths, each once; a missing path is a wrong request."""
+def files(paths: Iterable[str | Path], warnings: list[str]) -> Iterator[str]:
+    """The path of every record.json below the paths, each once; a missing path is a wrong request."""
     seen: set[str] = set()
     for start in map(Path, paths):
         if not start.exists():
             raise RequestError("PATH", start, "an existing folder, or a record.json")
-        for path, real in _below(start, warnings) if start.is_dir() else [(start, os.path.realpath(start))]:
+        for path, real in _below(start, warnings) if start.is_dir() else [(str(start), os.path.realpath(start))]:
             if real not in seen:
                 seen.add(real)
                 yield path
 
 
-def _below(folder: Path, warnings: list[str]) -> Iterator[tuple[Path, str]]:
+def _below(folder: Path, warnings: list[str]) -> list[tuple[str, str]]:
     """(path, real path) of every record below a folder, in order; a link is followed where it stays in the folder."""
     root = os.path.realpath(folder)
     found, open_folders, visited = [], [(str(folder), root)], {root}
@@ -162,24 +162,31 @@ def _below(folder: Path, warnings: list[str]) -> Iterator[tuple[Path, str]]:
             warnings.append(f"{at}: not searched: {error.strerror}")
             continue
         for entry in entries:
-            leads_to = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
-            if not _within(leads_to, root):
-                warnings.extend([f"{entry.path}: not followed: a link out of {folder}"] * _matters(entry))
-            elif entry.name == NAME and os.path.isfile(leads_to):
-                found.append((Path(entry.path), leads_to))
-            elif leads_to not in visited and os.path.isdir(leads_to):  # a link back up would never end
+            leads_to = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+            if entry.is_symlink() and not _within(leads_to, root):
+                warnings.extend([f"{entry.path}: not followed: a link out of {folder}"] * _matters(entry, leads_to))
+            elif entry.name == NAME and _is(entry, leads_to, os.path.isfile):
+                found.append((entry.path, leads_to))
+            elif leads_to not in visited and _is(entry, leads_to, os.path.isdir):  # a link back up would never end
                 visited.add(leads_to)
                 open_folders.append((entry.path, leads_to))
-    return iter(sorted(found))
+    return sorted(found)
+
+
+def _is(entry: os.DirEntry[str], leads_to: str, kind: Callable[[str], bool]) -> bool:
+    """Whether an entry, or what a link leads to, is a file or a folder; asks the disk about links only."""
+    if entry.is_symlink():
+        return kind(leads_to)
+    return entry.is_file() if kind is os.path.isfile else entry.is_dir()
 
 
 def _within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _matters(entry: os.DirEntry[str]) -> bool:
+def _matters(entry: os.DirEntry[str], leads_to: str) -> bool:
     """Whether records could have been behind a link."""
-    return entry.name == NAME or os.path.isdir(entry.path)
+    return entry.name == NAME or os.path.isdir(leads_to)
 
 
 def _check(path: Path, content: Any) -> None:

@@ -27,6 +27,7 @@ class Chunk:
 
     sources: tuple[Source, ...]
     columns: Mapping[str, tuple[list[Scalar], list[int]]]
+    file: str | None = None  # the page's script that already holds it
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -45,16 +46,6 @@ class Chunk:
         for index in range(len(self)):
             yield {key: values[index] for key, values in unpacked.items() if values[index] is not None}
 
-    def to_json(self) -> dict[str, Any]:
-        own = [[source.path, source.changed_ns, source.size] for source in self.sources]
-        return {"sources": own, "columns": {key: [*packed] for key, packed in self.columns.items()}}
-
-
-def from_json(content: Mapping[str, Any]) -> Chunk:
-    """What `to_json` told."""
-    columns = {key: (distinct, places) for key, (distinct, places) in content["columns"].items()}
-    return Chunk(tuple(Source(*source) for source in content["sources"]), columns)
-
 
 def packed(sources: Sequence[Source], rows: Sequence[Row]) -> list[Chunk]:
     """Chunks of rows, in order."""
@@ -65,12 +56,17 @@ def packed(sources: Sequence[Source], rows: Sequence[Row]) -> list[Chunk]:
 
 
 def _pack(rows: Sequence[Row]) -> dict[str, tuple[list[Scalar], list[int]]]:
-    columns: dict[str, tuple[dict[Any, int], list[int]]] = {}
-    for index, row in enumerate(rows):
-        for key, value in row.items():
-            known, places = columns.setdefault(key, ({}, [-1] * len(rows)))
-            places[index] = known.setdefault((value, value.__class__), len(known))
-    return {key: ([value for value, _ in known], places) for key, (known, places) in columns.items()}
+    """Column by column; a text is its own key, a number's type is part of it, for 1, 1.0 and true are equal."""
+    packed_columns = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        known: dict[Any, int] = {}
+        places = []
+        for row in rows:
+            value = row.get(key)
+            own = value if value.__class__ is str else (value, value.__class__)
+            places.append(-1 if value is None else known.setdefault(own, len(known)))
+        packed_columns[key] = ([own if own.__class__ is str else own[0] for own in known], places)
+    return packed_columns
 
 
 def without(chunks: Iterable[Chunk], gone: set[str]) -> list[Chunk]:

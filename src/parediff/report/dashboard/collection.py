@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +45,7 @@ class Collection:
     def update(self, paths: Sequence[str | Path]) -> set[str]:
         """Follow what is on disk now; the paths of the records that were new or have changed."""
         self.search = []
-        there = {str(path): stamp(path) for path in files(paths, self.search)}
+        there = {path: stamp(path) for path in files(paths, self.search)}
         known = {source.path: source for chunk in self.chunks for source in chunk.sources}
         gone = {path for path, source in known.items() if there.get(path) != source}
         if gone:
@@ -104,23 +104,28 @@ class Collection:
                 return True
         return False
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it, to go on from later."""
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """All of it, to go on from later; the rows lie in the page's scripts of these names, one for each chunk."""
+        sources = [[[own.path, own.changed_ns, own.size] for own in chunk.sources] for chunk in self.chunks]
         return {
             "format": FORMAT,
-            "chunks": [chunk.to_json() for chunk in self.chunks],
+            "chunks": list(zip(names, sources, strict=True)),
             "columns": [column.to_json() for column in self.columns.values()],
             "troubles": self.troubles,
             "remarks": self.remarks,
         }
 
 
-def from_json(content: Mapping[str, Any]) -> Collection:
-    """What `to_json` told; empty where another version told it."""
+def from_json(content: Mapping[str, Any], rows_of: Callable[[str], Mapping[str, Any]]) -> Collection:
+    """What `to_json` told, with the rows of a script by its name; empty where another version told it."""
     if content.get("format") != FORMAT:
         return Collection()
+    held = [
+        Chunk(tuple(Source(*own) for own in sources), rows_of(name)["columns"], name)
+        for name, sources in content["chunks"]
+    ]
     return Collection(
-        [packing.from_json(own) for own in content["chunks"]],
+        held,
         {own["key"]: Column(**own) for own in content["columns"]},
         {path: (changed, size, told) for path, (changed, size, told) in content["troubles"].items()},
         dict(content["remarks"]),
@@ -130,13 +135,13 @@ def from_json(content: Mapping[str, Any]) -> Collection:
 SEEDS = (".seed", ".first_seed")
 
 
-def stamp(path: Path) -> Source | None:
+def stamp(path: str) -> Source | None:
     """The file as it is now; None where it has just gone."""
     try:
         state = os.stat(path)
     except OSError:
         return None
-    return Source(str(path), state.st_mtime_ns, state.st_size)
+    return Source(path, state.st_mtime_ns, state.st_size)
 
 
 def file_name(run_id: str) -> str:

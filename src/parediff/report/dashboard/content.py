@@ -15,12 +15,14 @@ from parediff import __version__
 from parediff.provenance import plain
 from parediff.report.dashboard import chunks as packing
 from parediff.report.dashboard import pictures
+from parediff.report.dashboard.chunks import Chunk
 from parediff.report.dashboard.collection import Collection
 from parediff.report.dashboard.published import published_points
 from parediff.report.dashboard.thinning import Selection, selection
 from parediff.report.palette import styles
 from parediff.results.progress import Study
 
+ROWS = "rows"
 MOST_WARNINGS = 200
 LARGEST_TRACE = 20_000  # characters of error.txt
 
@@ -30,8 +32,9 @@ class View:
     """The collection as one page shows it: named scripts with its rows, and the manifest that lists them."""
 
     manifest: dict[str, Any]
-    scripts: Mapping[str, str]  # file name: script
+    scripts: Mapping[str, str]  # file name: script; what a chunk's own file holds already is left out
     places: list[int]  # of the runs that are shown
+    kept: list[str]  # names of the scripts that hold all runs, one for each chunk: the page's own where it shows all
 
 
 def view(
@@ -39,11 +42,12 @@ def view(
 ) -> View:
     """Everything but details and pictures; equal content has equal names."""
     shown = selection(collection)
-    packs = _packs(collection, shown)
-    rows = {_named("rows", text): text for text in (_call("rows", chunk) for chunk in packs)}
+    scripts: dict[str, str] = {}
+    kept = [_rows(chunk, scripts) for chunk in collection.chunks]
+    rows = [_rows(chunk, scripts) for chunk in _chosen(collection, shown)] if shown.statement else kept
     labels = collection.labels()
     text = _call("labels", [labels[place] for place in shown.places])
-    scripts = {**rows, _named("labels", text): text}
+    scripts[_named("labels", text)] = text
     manifest = {
         "title": title,
         "mode": mode,
@@ -51,7 +55,7 @@ def view(
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "total": collection.total,
         "thinned": shown.statement,
-        "rows": list(rows),
+        "rows": rows,
         "labels": _named("labels", text),
         "columns": [column.to_json() for column in collection.columns.values()],
         "styles": styles(_combinations(collection)),
@@ -60,15 +64,15 @@ def view(
         "published": published_points(),
         "studies": [_study(study) for study in running],
     }
-    return View(manifest, scripts, shown.places)
+    return View(manifest, scripts, shown.places, kept)
 
 
 def detail(name: str, record_file: Path) -> str:
     """The whole record, and the traceback beside a failure, as a script that hands it over as text."""
     text = record_file.read_text(encoding="utf-8")
-    content = json.loads(text)
-    trace = _trace(record_file.parent / "error.txt")
-    return _call("detail", name, json.dumps(plain(content), allow_nan=False), trace)
+    if "NaN" in text or "Infinity" in text:  # neither is JSON
+        text = json.dumps(plain(json.loads(text)), allow_nan=False)
+    return _call("detail", name, text, _trace(record_file.parent / "error.txt"))
 
 
 def picture(name: str, folder: Path) -> str:
@@ -90,14 +94,25 @@ def _named(kind: str, text: str) -> str:
     return f"{kind}-{sha256(text.encode()).hexdigest()[:12]}.js"
 
 
-def _packs(collection: Collection, shown: Selection) -> list[dict[str, Any]]:
-    """The chunks as they are where all is shown, so that what did not change keeps its name; else chosen rows."""
-    held = collection.chunks
-    if shown.statement:
-        rows = [row for chunk in held for row in chunk.rows()]
-        sources = [source for chunk in held for source in chunk.sources]
-        held = packing.packed([sources[p] for p in shown.places], [rows[p] for p in shown.places])
-    return [{"count": len(chunk), "columns": chunk.columns} for chunk in held]
+def _rows(chunk: Chunk, scripts: dict[str, str]) -> str:
+    """The name of the script that holds a chunk; the script itself is added where no file has it yet."""
+    if chunk.file:
+        return chunk.file
+    text = _call(ROWS, {"count": len(chunk), "columns": chunk.columns})
+    name = _named(ROWS, text)
+    scripts[name] = text
+    return name
+
+
+def rows_of(script: str) -> Any:
+    """What a script of rows was told."""
+    return json.loads(script.removeprefix(f"parediff.{ROWS}(").rstrip().removesuffix(");"))
+
+
+def _chosen(collection: Collection, shown: Selection) -> list[Chunk]:
+    rows = [row for chunk in collection.chunks for row in chunk.rows()]
+    sources = [source for chunk in collection.chunks for source in chunk.sources]
+    return packing.packed([sources[place] for place in shown.places], [rows[place] for place in shown.places])
 
 
 def _combinations(collection: Collection) -> list[list[str]]:

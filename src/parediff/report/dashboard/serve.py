@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,7 @@ class Live:
         self._paths, self._collection, self._lock = paths, Collection(), threading.Lock()
         self._next, self._assets = 0.0, page.assets()
         self._view: View | None = None
+        self._scripts: dict[str, str] = {}
 
     def first_look(self) -> None:
         """Read everything before anybody asks; a path that is not there is a wrong request."""
@@ -59,6 +61,9 @@ class Live:
         own = self._collection
         view = content.view(own, title=title_of(own), mode="live", axes=None, running=studies(self._paths))
         view.manifest["warnings"] = trouble + view.manifest["warnings"]
+        listed = {*view.kept, *view.manifest["rows"], view.manifest["labels"]}
+        self._scripts = {name: text for name, text in (self._scripts | view.scripts).items() if name in listed}
+        own.chunks = [replace(chunk, file=name) for chunk, name in zip(own.chunks, view.kept, strict=True)]
         return view
 
     def answer(self, path: str) -> Answer | None:
@@ -80,7 +85,7 @@ class Live:
             return content.manifest_script(view.manifest).encode(), KINDS[".js"]
         if name == "manifest.json":
             return json.dumps(view.manifest, allow_nan=False).encode(), KINDS[".json"]
-        return (view.scripts[name].encode(), KINDS[".js"]) if name in view.scripts else None
+        return (self._scripts[name].encode(), KINDS[".js"]) if name in self._scripts else None
 
     def _of_run(self, folder: str, name: str) -> Answer | None:
         """Details or picture of a run that is shown, read from its own folder."""

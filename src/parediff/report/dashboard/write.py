@@ -35,7 +35,7 @@ def write_page(paths: Sequence[str | Path], target: Path, axes: Axes = None) -> 
     view = content.view(gathered, title=title_of(gathered), mode="file", axes=axes, running=())
     scripts, length = [content.manifest_script(view.manifest), *view.scripts.values()], 0
     for name, path, pictured in _runs(gathered, view.places):
-        own = [content.detail(name, path), *([content.picture(name, path.parent)] if pictured else [])]
+        own = [content.detail(name, Path(path)), *([content.picture(name, Path(path).parent)] if pictured else [])]
         length += sum(map(len, own))
         scripts += own
         if length > LARGEST_FILE:
@@ -58,7 +58,7 @@ def write_folder(paths: Sequence[str | Path], folder: Path, axes: Axes = None) -
         page.put(folder, title_of(gathered))
     except OSError as cause:
         raise WriteError(folder, cause) from cause
-    write_atomically(folder / "data" / INDEX, json.dumps(gathered.to_json(), separators=(",", ":")))
+    write_atomically(folder / "data" / INDEX, json.dumps(gathered.to_json(view.kept), separators=(",", ":")))
     return folder / "index.html"
 
 
@@ -82,12 +82,12 @@ def _require_any(gathered: Collection, paths: Sequence[str | Path]) -> None:
         raise RequestError("PATH", ", ".join(map(str, paths)), "a folder with records below it is accepted")
 
 
-def _runs(gathered: Collection, places: Sequence[int]) -> Iterator[tuple[str, Path, bool]]:
+def _runs(gathered: Collection, places: Sequence[int]) -> Iterator[tuple[str, str, bool]]:
     """(name of its files, its record, whether it has a picture) of every run that is shown."""
     names, sizes = gathered.values("_file"), gathered.values("_picture")
     sources = [source for chunk in gathered.chunks for source in chunk.sources]
     for place in places:
-        yield str(names[place]), Path(sources[place].path), sizes[place] is not None
+        yield str(names[place]), sources[place].path, sizes[place] is not None
 
 
 def _copy_runs(folder: Path, gathered: Collection, places: Sequence[int], changed: set[str]) -> None:
@@ -97,12 +97,12 @@ def _copy_runs(folder: Path, gathered: Collection, places: Sequence[int], change
     wanted: dict[Path, set[str]] = {details: set(), sheets: set()}
     for name, path, pictured in _runs(gathered, places):
         wanted[details].add(f"{name}.js")
-        if str(path) in changed or f"{name}.js" not in there[details]:
-            (details / f"{name}.js").write_text(content.detail(name, path), encoding="utf-8")
+        if path in changed or f"{name}.js" not in there[details]:
+            (details / f"{name}.js").write_text(content.detail(name, Path(path)), encoding="utf-8")
         if pictured:
             wanted[sheets].add(f"{name}.png")
-        if pictured and (str(path) in changed or f"{name}.png" not in there[sheets]):
-            (sheets / f"{name}.png").write_bytes(pictures.content(path.parent))
+        if pictured and (path in changed or f"{name}.png" not in there[sheets]):
+            (sheets / f"{name}.png").write_bytes(pictures.content(Path(path).parent))
     for at, names in there.items():
         for name in names - wanted[at]:
             (at / name).unlink()
@@ -114,14 +114,18 @@ def _put_scripts(folder: Path, view: View) -> None:
         if not (folder / name).exists():
             (folder / name).write_text(text, encoding="utf-8")
     (folder / MANIFEST).write_text(content.manifest_script(view.manifest), encoding="utf-8")
+    listed = {*view.scripts, *view.kept, *view.manifest["rows"]}
     for path in folder.glob("*-*.js"):
-        if path.name not in view.scripts:
+        if path.name not in listed:
             path.unlink()
 
 
 def _kept(index: Path) -> Collection:
     """What was read the last time; nothing where there is none or it is not whole."""
     try:
-        return collecting.from_json(json.loads(index.read_text(encoding="utf-8")))
+        told = json.loads(index.read_text(encoding="utf-8"))
+        return collecting.from_json(
+            told, lambda name: content.rows_of((index.parent / name).read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return Collection()

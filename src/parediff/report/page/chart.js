@@ -4,7 +4,7 @@
 {
   const { format, pens } = parediff;
   const FONT = "ui-sans-serif, system-ui, 'Segoe UI', sans-serif";
-  const MOST_BARS = 400, MOST_LABELS = 60, REACH = 14, LOG_FROM = 8;
+  const MOST_BARS = 400, MOST_LABELS = 60, CROWD = 2000, REACH = 14, LOG_FROM = 8;
   const DASHES = [[7, 5], [2, 4], [8, 4, 2, 4], [12, 5]];
   const FRONT_COLOURS = ["--front", "#2f7de1", "#d9532c", "#9a5cd0", "#b07d00", "#0f9b8e", "#d6409f", "#7d766d"];
   let plot = null, scene = null, focused = null;
@@ -48,7 +48,11 @@
   const sceneOf = (fronts, columnX, columnY, state, published) => {
     const all = fronts.flatMap((front) => front.points);
     const unitX = format.unitFor(columnX, all.map((point) => point.x)), unitY = format.unitFor(columnY, all.map((point) => point.y));
-    const bounds = (axis) => all.reduce(([low, high], point) => [Math.min(low, point[axis]), Math.max(high, point[axis])], [Infinity, -Infinity]);
+    const bounds = (axis) => {
+      let low = Infinity, high = -Infinity;
+      for (const point of all) { if (point[axis] < low) low = point[axis]; if (point[axis] > high) high = point[axis]; }
+      return [low, high];
+    };
     const [lowX, highX] = bounds("x"), [lowY, highY] = bounds("y");
     const logX = lowX > 0 && (state.logX ?? highX / lowX > 1.5), logY = lowY > 0 && (state.logY ?? highY / lowY > LOG_FROM);
     const toX = (value) => (logX ? Math.log10(value / unitX.scale) : value / unitX.scale);
@@ -73,8 +77,8 @@
   /* Everything inside the axes. `at` maps a point's coordinates to pixels, `unit` is pixels for one CSS pixel. */
   const paint = (pen, at, box, unit, sprites) => {
     const inside = (x, y) => x >= box.left - 8 * unit && x <= box.right + 8 * unit && y >= box.top - 8 * unit && y <= box.bottom + 8 * unit;
-    const styleOf = (point) => parediff.told.styles[point.methods] ?? [parediff.colour("--quiet"), "circle"];
-    const selected = new Set(parediff.state.selected), quiet = parediff.colour("--quiet"), ink = parediff.colour("--ink");
+    const selected = new Set(parediff.state.selected), quiet = parediff.colour("--quiet"), ink = parediff.colour("--ink"), plain = [quiet, "circle"];
+    const styleOf = (point) => parediff.told.styles[point.methods] ?? plain;
     scene.fronts.forEach((front, place) => {
       const colour = scene.fronts.length === 1 ? parediff.colour("--front") : frontColour(place);
       stairs(pen, front.points.filter((point) => point.onFront), at, colour, unit);
@@ -86,9 +90,11 @@
       pen.setLineDash(DASHES[place % DASHES.length].map((length) => length * unit)); pen.stroke(); pen.setLineDash([]);
     }));
     levels(pen, at, box, unit);
-    const bars = scene.all.length <= MOST_BARS ? scene.all : scene.all.filter((point) => point.onFront || !point.methods);
+    const bars = scene.all.length <= MOST_BARS ? scene.all : scene.all.filter((point) => point.onFront);
     for (const point of bars) errorBar(pen, point, at, unit, styleOf(point)[0]);
-    for (const front of [false, true]) for (const point of scene.all) {
+    const crowded = scene.all.length > CROWD;
+    if (crowded) crowd(pen, at, unit, styleOf, inside);
+    for (const front of crowded ? [true] : [false, true]) for (const point of scene.all) {
       if (point.onFront !== front) continue;
       const [x, y] = at(point.px, point.py);
       if (!inside(x, y)) continue;
@@ -111,6 +117,23 @@
     }
     labels(pen, at, box, unit, ink);
   };
+
+  /* Thousands of dominated points: a small square each, colour by colour. */
+  function crowd(pen, at, unit, styleOf, inside) {
+    const colours = new Map(), size = 3 * unit;
+    for (const point of scene.all) {
+      if (point.onFront) continue;
+      const [colour] = styleOf(point);
+      if (!colours.has(colour)) colours.set(colour, []);
+      colours.get(colour).push(point);
+    }
+    pen.globalAlpha = 0.42;
+    for (const [colour, own] of colours) {
+      pen.fillStyle = colour;
+      for (const point of own) { const [x, y] = at(point.px, point.py); if (inside(x, y)) pen.fillRect(x - size / 2, y - size / 2, size, size); }
+    }
+    pen.globalAlpha = 1;
+  }
 
   const frontColour = (place) => place ? FRONT_COLOURS[place % FRONT_COLOURS.length] : parediff.colour("--accent");
 
@@ -187,7 +210,8 @@
     const box = { left, top, right: left + width, bottom: top + height };
     u.ctx.save();
     u.ctx.beginPath(); u.ctx.rect(left, top - 6 * unit, width + 8 * unit, height + 12 * unit); u.ctx.clip();
-    paint(u.ctx, (x, y) => [u.valToPos(x, "x", true), u.valToPos(y, "y", true)], box, unit, true);
+    const { x: { min: x0, max: x1 }, y: { min: y0, max: y1 } } = u.scales, perX = width / (x1 - x0), perY = height / (y1 - y0);
+    paint(u.ctx, (x, y) => [left + (x - x0) * perX, box.bottom - (y - y0) * perY], box, unit, true);
     u.ctx.restore();
   };
 
@@ -265,8 +289,8 @@
     if (!plot) create(host);
     plot.batch(() => {
       for (const name of ["x", "y"]) { const [min, max] = rangeOf(name); plot.setScale(name, { min, max }); }
+      plot.redraw(false, true);
     });
-    plot.redraw(false, true);
   };
 
   /* The chart with its axes, titles and key, drawn with any pen: what PNG and SVG hold. */

@@ -28,7 +28,7 @@
   };
   const json = (runs) => {
     const own = keys(runs), scene = parediff.chart.scene;
-    const fronts = (scene?.fronts ?? []).map((front) => ({ group: front.group, hypervolume: front.volume, reference: front.reference, points: front.points.map((point) => ({ ids: point.runs.map((run) => parediff.store.text("id", run)), x: point.x, y: point.y, x_stderr: point.xError, y_stderr: point.yError, on_front: point.onFront })) }));
+    const fronts = (scene?.fronts ?? []).map((front) => ({ group: front.name, hypervolume: front.volume, reference: front.reference, points: front.points.map((point) => ({ ids: point.runs.map((run) => parediff.store.text("id", run)), x: point.x, y: point.y, x_stderr: point.xError, y_stderr: point.yError, on_front: point.onFront })) }));
     const rows = runs.map((run) => Object.fromEntries(["label", ...own].map((key) => [key, parediff.store.value(key, run)]).filter(([, value]) => value !== null)));
     return JSON.stringify({ view: location.hash, x: parediff.state.x, y: parediff.state.y, fronts, runs: rows }, null, 1);
   };

@@ -99,7 +99,7 @@
   };
 
   function slider(key) {
-    const { store, state } = parediff, column = store.columns.get(key), known = store.numbers(key).filter((value) => !Number.isNaN(value)).sort();
+    const { store, state } = parediff, column = store.columns.get(key), known = store.sorted(key);
     if (known.length < 2 || known[0] === known[known.length - 1]) return null;
     const low = known[0], high = known[known.length - 1], log = low > 0 && high / low > 20, unit = format.unitFor(column, known);
     const value = (place) => place <= 0 ? low : place >= STEPS ? high : log ? low * (high / low) ** (place / STEPS) : low + ((high - low) * place) / STEPS;

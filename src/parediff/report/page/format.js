@@ -16,7 +16,7 @@
   const unitFor = (column, values) => {
     const symbol = column?.symbol ?? "";
     if (NEVER.has(symbol)) return { scale: 1, symbol };
-    const sizes = Array.from(values, Math.abs).filter((value) => value > 0 && Number.isFinite(value)).sort((a, b) => a - b);
+    const sizes = Float64Array.from(values, Math.abs).filter((value) => value > 0 && Number.isFinite(value)).sort();
     if (!sizes.length) return { scale: 1, symbol };
     const exponent = Math.min(18, Math.max(-9, 3 * Math.floor(Math.log10(sizes[sizes.length >> 1]) / 3)));
     return { scale: 10 ** exponent, symbol: PREFIXES[exponent] + symbol };

@@ -5,32 +5,42 @@
   const MARGIN = 0.1;
   const sign = (better) => (better === "higher" ? -1 : 1);
 
-  /* Runs that differ in seeds only are one point: the mean, and the standard error between them. */
+  /* Runs of one group that differ in seeds only are one point: the mean, and the standard error between them. */
   const points = (runs, x, y, groupOf) => {
     const { store } = parediff;
     const xs = store.numbers(x), ys = store.numbers(y), alike = store.texts("_point").codes;
     const status = store.texts("status"), finished = status.values.indexOf("finished");
     const errors = store.columns.get(y)?.error, stderr = errors ? store.numbers(errors) : null;
-    const found = new Map();
+    const groups = new Map(), made = [];
     for (const run of runs) {
       if (status.codes[run] !== finished || Number.isNaN(xs[run]) || Number.isNaN(ys[run])) continue;
-      const group = groupOf(run), key = `${group} ${alike[run]}`;
-      const own = found.get(key);
-      if (own) own.runs.push(run);
-      else found.set(key, { runs: [run], group });
+      const group = groupOf(run);
+      if (!groups.has(group)) groups.set(group, new Map());
+      const found = groups.get(group), own = found.get(alike[run]);
+      if (own) { own.runs.push(run); continue; }
+      made.push({ runs: [run], group });
+      found.set(alike[run], made[made.length - 1]);
     }
-    const made = [...found.values()];
+    const methods = store.texts("methods"), names = samplers(), steps = store.numbers("sampler.steps");
     for (const point of made) {
+      const first = point.runs[0];
       [point.x, point.xError] = meanOf(point.runs, xs, null);
       [point.y, point.yError] = meanOf(point.runs, ys, stderr);
-      const first = point.runs[0];
-      point.methods = store.text("methods", first);
-      point.sampler = store.text("sampler.name", first);
-      point.eta = store.number("sampler.eta", first) || 0;
-      point.steps = store.number("sampler.steps", first);
+      point.methods = methods.codes[first] < 0 ? "" : methods.values[methods.codes[first]];
+      point.sampler = names[first];
+      point.steps = steps[first];
     }
     return made.sort((a, b) => a.x - b.x || a.y - b.y);
   };
+
+  /* What a line of fewer steps must share: the sampler's name, and the noise that it adds. */
+  function samplers() {
+    const { store } = parediff;
+    return store.cached("samplers", () => {
+      const { values, codes } = store.texts("sampler.name"), eta = store.numbers("sampler.eta");
+      return Array.from(codes, (code, run) => (values[code] ?? "") + (eta[run] ? ` η=${eta[run]}` : ""));
+    });
+  }
 
   function meanOf(runs, values, stderr) {
     if (runs.length === 1) return [values[runs[0]], stderr && !Number.isNaN(stderr[runs[0]]) ? stderr[runs[0]] : null];
@@ -43,7 +53,8 @@
   const sweep = (own, betterX, betterY) => {
     const sx = sign(betterX), sy = sign(betterY);
     let best = Infinity, at = null;
-    for (const point of [...own].sort((a, b) => sx * (a.x - b.x) || sy * (a.y - b.y))) {
+    const ordered = sx > 0 && sy > 0 ? own : [...own].sort((a, b) => sx * (a.x - b.x) || sy * (a.y - b.y)); // they come sorted by x, then y
+    for (const point of ordered) {
       const equal = at && at.x === point.x && at.y === point.y;
       point.onFront = equal || sy * point.y < best;
       if (point.onFront && !equal) { best = sy * point.y; at = point; }
@@ -74,9 +85,8 @@
     const lines = new Map();
     for (const point of own) {
       if (point.methods) continue;
-      const name = point.sampler + (point.eta ? ` η=${point.eta}` : "");
-      if (!lines.has(name)) lines.set(name, { name, points: [] });
-      lines.get(name).points.push(point);
+      if (!lines.has(point.sampler)) lines.set(point.sampler, { name: point.sampler, points: [] });
+      lines.get(point.sampler).points.push(point);
     }
     return [...lines.values()];
   };
@@ -96,8 +106,7 @@
 
   /* How much better than the line of its own sampler at the same cost; which other sampler's line beats both. */
   const gainOf = (point, lines, betterY) => {
-    const name = point.sampler + (point.eta ? ` η=${point.eta}` : "");
-    const line = lines.find((own) => own.name === name) ?? (lines.length === 1 ? lines[0] : null);
+    const line = lines.find((own) => own.name === point.sampler) ?? (lines.length === 1 ? lines[0] : null);
     if (!point.methods || !line) return null;
     const s = sign(betterY), there = lineAt(line, point.x);
     const value = s * (there.y - point.y);

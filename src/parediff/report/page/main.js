@@ -107,12 +107,13 @@
     const hidden = new Set(state.hidden), methods = store.texts("methods"), hides = methods.values.map((name) => hidden.has(name || "uncompressed"));
     const runs = parediff.shown.filter((run) => (state.protocol === "all" || protocol.codes[run] === wanted) && !(methods.codes[run] >= 0 ? hides[methods.codes[run]] : hidden.has("uncompressed")));
     const overlay = state.overlay ? store.texts(state.overlay) : null;
-    const groupOf = (run) => `${state.protocol === "all" ? protocol.codes[run] : ""}/${overlay ? overlay.codes[run] : ""}`;
+    const several = state.protocol === "all", width = overlay ? overlay.values.length + 1 : 1;
+    const groupOf = (run) => (several ? protocol.codes[run] * width : 0) + (overlay ? overlay.codes[run] + 1 : 0);
     const points = parediff.fronts.points(runs, state.x, state.y, groupOf);
     const fronts = parediff.fronts.build(points, store.columns.get(state.x), store.columns.get(state.y));
     for (const front of fronts) {
-      const [protocolCode, overlayCode] = front.group.split("/");
-      front.name = [protocolCode && `protocol ${protocol.values[protocolCode] || "(none)"}`, overlay && (overlay.values[overlayCode] ?? "(none)")].filter(Boolean).join(", ");
+      const own = several && `protocol ${protocol.values[Math.floor(front.group / width)] || "(none)"}`;
+      front.name = [own, overlay && (overlay.values[(front.group % width) - 1] || "(none)")].filter(Boolean).join(", ");
     }
     return fronts;
   }
@@ -165,6 +166,7 @@
     if (several) own.push("Fronts of different protocols are not comparable; of one protocol they are.");
     parts.push(make("ul", {}, own.map((line) => make("li", {}, line)), fronts[0].points.filter((point) => point.onFront).slice(0, 8).map((point) =>
       make("li", {}, `${several ? "first front" : "front"}: ${parediff.labelOf(point)}: ${format.withError(point.x, point.xError, unitX.scale)} ${unitX.symbol || columnX.title}, ${format.withError(point.y, point.yError, unitY.scale)} ${unitY.symbol || columnY.title}`))));
+    if (all.length > 400) parts.push(make("p", {}, "Of so many points only those on the front show their error; beyond 2,000, dominated points are small squares in the colour of their methods."));
     if (columnX.key === "cost.latency_s" || columnY.key === "cost.latency_s") parts.push(make("p", { class: "failed" }, "Seconds of different processes are not comparable: “latency_s ÷ baseline” sets each beside the baseline of its own process."));
     return parts;
   }

@@ -32,6 +32,7 @@ parediff.loadRows = async () => {
 parediff.detailOf = async (file) => {
   if (!parediff.details.has(file)) await parediff.load(`data/runs/${encodeURIComponent(file)}.js`, file);
   const own = parediff.details.get(file);
+  if (!own) throw new Error(`the record of ${file} could not be read`);
   if (parediff.told.mode === "live") parediff.details.delete(file);
   return own;
 };

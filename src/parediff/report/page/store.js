@@ -4,6 +4,12 @@
 {
   const store = { count: 0, columns: new Map(), labels: [], unpacked: new Map(), byId: new Map() };
 
+  /* What was made of the runs by this name, until they change. */
+  const cached = store.cached = (name, made) => {
+    if (!store.unpacked.has(name)) store.unpacked.set(name, made());
+    return store.unpacked.get(name);
+  };
+
   store.refresh = () => {
     const { told, arrived, labelled } = parediff;
     store.chunks = told.rows.map((name) => arrived.get(name));
@@ -42,6 +48,8 @@
     const value = store.number(key, index);
     return Number.isNaN(value) ? null : value;
   };
+  /* Every number of a column, in order. */
+  store.sorted = (key) => cached(`s ${key}`, () => store.numbers(key).filter((value) => !Number.isNaN(value)).sort());
   store.has = (key) => store.chunks.some((chunk) => chunk.columns[key]);
   /* Whether some runs differ in it. */
   store.varies = (key) => cached(`v ${key}`, () => {
@@ -50,10 +58,6 @@
   });
   store.keys = (...sections) => [...store.columns.values()].filter((column) => sections.includes(column.section)).map((column) => column.key);
 
-  function cached(name, made) {
-    if (!store.unpacked.has(name)) store.unpacked.set(name, made());
-    return store.unpacked.get(name);
-  }
 
   function each(key, take) {
     let start = 0;

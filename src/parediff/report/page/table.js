@@ -54,10 +54,10 @@
     const ways = sort.map(({ key, ascending }) => [values(key), ascending ? 1 : -1]);
     return (a, b) => {
       for (const [of, way] of ways) {
-        const left = of[a], right = of[b], none = (left == null || left !== left) - (right == null || right !== right);
-        if (none) return none;
+        const left = of[a], right = of[b];
         if (left < right) return -way;
         if (left > right) return way;
+        if (left !== right) { const none = Number.isNaN(left) - Number.isNaN(right); if (none) return none; }
       }
       return a - b;
     };
@@ -66,10 +66,12 @@
     const { store } = parediff;
     if (key === "_front") return Array.from({ length: store.count }, (_, run) => (points.get(run)?.onFront ? 0 : 1));
     if (key === "_gain") return Array.from({ length: store.count }, (_, run) => points.get(run)?.gain?.value ?? NaN);
-    if (key === "label") return ranks(store.labels);
+    if (key === "label") return store.cached("r label", () => ranks(store.labels));
     if (store.columns.get(key)?.kind === "number") return store.numbers(key);
-    const { values: texts, codes } = store.texts(key), order = ranks(texts);
-    return Array.from(codes, (code) => (code < 0 ? null : order[code]));
+    return store.cached(`r ${key}`, () => {
+      const { values: texts, codes } = store.texts(key), order = ranks(texts);
+      return Float64Array.from(codes, (code) => (code < 0 ? NaN : order[code]));
+    });
   }
   const collator = new Intl.Collator(undefined, { numeric: true });
   function ranks(texts) {
