@@ -22,7 +22,7 @@ from parediff.results.axes import Axis, Unit, resolve, significant
 from parediff.results.front import Front, build_front, build_fronts
 from parediff.results.points import labels
 from parediff.results.record import Record, write
-from synthetic import record, scored, study, write_study
+from synthetic import UNITS, record, scored, study, write_study
 
 LOW = ("lower", "lower")
 PTQ = {"ptq": {"weight_bits": 4, "activation_bits": 8}}
@@ -136,13 +136,13 @@ def test_a_single_record_is_a_front_of_its_own() -> None:
     assert front.share == pytest.approx(1)
 
 
-def test_higher_is_better_where_the_record_says_so_and_for_the_names_the_schema_fixes() -> None:
+def test_higher_is_better_where_the_record_says_so_and_lower_where_it_says_nothing() -> None:
     good, bad = (scored(record(PTQ, steps=steps), 5, psnr) for steps, psnr in ((10, 30.0), (50, 20.0)))
     front = build_front([good, bad], "bops", "psnr")
     assert front.y.better == "higher"
     assert front.on_front == (True, False)
     silent = [replace(own, better={}) for own in (good, bad)]
-    assert build_front(silent, "bops", "psnr").y.better == "higher"
+    assert build_front(silent, "bops", "psnr").y.better == "lower"
     odd = [replace(own, quality={"oddness": 1.0}, better={"oddness": "higher"}) for own in (good, bad)]
     assert build_front(odd, "bops", "oddness").y.better == "higher"
 
@@ -238,7 +238,7 @@ COSTS = [("bops", 5.8368e11, "584 GBOPs"), ("latency_s", 0.0042, "4.20 ms"), ("s
 
 @pytest.mark.parametrize(("name", "value", "shown"), [*COSTS, ("nfe", 50.0, "50.0")])
 def test_costs_are_shown_in_units_that_people_read(name: str, value: float, shown: str) -> None:
-    assert Axis("cost", name, "lower").unit([value]).show(value) == shown
+    assert Axis("cost", name, "lower", UNITS[name][0]).unit([value]).show(value) == shown
 
 
 def test_numbers_are_shown_as_far_as_their_error_reaches() -> None:

@@ -202,6 +202,11 @@ def generated(index: int, layers: int) -> Record:
         environment={"python": "3.11.9", "cores": 2, "packages": {"torch": "2.14.1"}},
         seconds={"compress": chance.random() * 9, "sample": chance.random() * 90},
         better={"fd_digits": "lower", "psnr": "higher", "ssim": "higher"},
+        units={
+            "fd_digits": ["", "Fréchet distance"],
+            "bops": ["BOPs", "bit operations per image"],
+            "size_bytes": ["B", "size"],
+        },
     )
 
 

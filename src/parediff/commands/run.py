@@ -47,8 +47,8 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
         raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
     requests = [build(composer.compose(job)) for job in jobs]
     jobs, requests = _distinct(jobs, requests)
-    labels = {_label(job, overrides) or request.id: request.folder for job, request in zip(jobs, requests, strict=True)}
-    with watching(labels, messages):
+    names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
+    with watching(names, messages):
         outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]
     for outcome in outcomes:
         if outcome.note:
@@ -71,10 +71,24 @@ def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Over
     return [job for job, _ in kept], [request for _, request in kept]
 
 
-def _label(job: Overrides, overrides: Sequence[str]) -> str:
-    """What is particular about a run among its study."""
-    own = [entry for entry in job if entry not in overrides]
-    return " ".join(entry.removeprefix("methods.").removeprefix("method=") for entry in own)
+def _names(requests: Sequence[Request]) -> list[str]:
+    """What distinguishes each run among its study: the names that table, chart and page give them."""
+    from parediff.results.points import named
+    from parediff.results.record import Record
+
+    return named(
+        [
+            Record(
+                id=request.id,
+                study=request.config["study"],
+                status="finished",
+                methods=list(request.methods),
+                config=dict(request.config),
+                **request.task.stated(),
+            )
+            for request in requests
+        ]
+    )
 
 
 def _outcome(result: Any) -> Outcome:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from parediff.provenance import IRRELEVANT, without
-from parediff.results.axes import RATIO, Axis, direction, number, ratios
+from parediff.results.axes import RATIO, Axis, direction, number, ratios, unit_of
 from parediff.results.points import bits, flat
 from parediff.results.record import Record
 
@@ -133,7 +133,7 @@ def _kind(value: Scalar) -> Literal["number", "text"]:
 
 
 def _number_column(section: str, name: str, record: Record, own: Mapping[str, Scalar]) -> Column:
-    axis = Axis(section, name, direction(section, name, [record]))
+    axis = Axis(section, name, direction(name, [record]), *unit_of(name, [record]))
     unit = axis.unit([])
     title = f"{name} ÷ baseline" if section == RATIO else name
     return Column(

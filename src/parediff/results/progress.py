@@ -70,6 +70,25 @@ class Study:
         return None if rate is None else rate * (self.total - self.finished - self.failed)
 
 
+def in_words(study: Study) -> str:
+    """'5 of 8 finished, 1 failed, 2 before this start; 40 s a run, about 2 min left'."""
+    parts = [f"{study.finished} of {study.total} finished"]
+    parts += [f"{study.failed} failed"] * bool(study.failed) + [f"{study.before} before this start"] * bool(
+        study.before
+    )
+    told = ", ".join(parts)
+    if study.rate_s is None or study.left_s is None:
+        return told
+    return f"{told}; {duration(study.rate_s)} a run" + f", about {duration(study.left_s)} left" * bool(study.left_s)
+
+
+def duration(seconds: float) -> str:
+    """'40 s', '12 min', '3.2 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def write_plan(folder: Path, labels: Mapping[str, str]) -> None:
     """What a study sets out to run (id: label), written when it starts or starts again.
 

@@ -228,6 +228,9 @@ def _misshapen(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         value = content["sampler"].get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
             yield f"sampler.{key}", f"is {type(value).__name__}"
+    for name, stated in content.get("units", {}).items():
+        if not (isinstance(stated, list) and len(stated) == 2 and all(isinstance(part, str) for part in stated)):
+            yield f"units.{name}", "is no pair of symbol and meaning"
     if _depth(content) > DEEPEST:
         yield "record", f"is nested more than {DEEPEST} deep"
 

@@ -61,8 +61,8 @@ class Live:
         own = self._collection
         view = content.view(own, title=title_of(own), mode="live", axes=None, running=studies(self._paths))
         view.manifest["warnings"] = trouble + view.manifest["warnings"]
-        listed = {*view.kept, *view.manifest["rows"], view.manifest["labels"]}
-        self._scripts = {name: text for name, text in (self._scripts | view.scripts).items() if name in listed}
+        listed = {*view.kept, *view.manifest["rows"], str(view.manifest["labels"])}
+        self._scripts = {name: text for name, text in {**self._scripts, **view.scripts}.items() if name in listed}
         own.chunks = [replace(chunk, file=name) for chunk, name in zip(own.chunks, view.kept, strict=True)]
         return view
 
