@@ -11,6 +11,17 @@ from parediff.results.record import Record, write
 
 MACS_PER_STEP, WEIGHTS = 11.4e6, 700_000
 DETAILS = {"model": "ddpm_digits", "count": 1000, "reference_sampler": {"name": "ddim", "steps": 50, "eta": 0.0}}
+UNITS = {
+    "fd_digits": ["", "Fréchet distance"],
+    "psnr": ["", "PSNR (dB)"],
+    "ssim": ["", "SSIM"],
+    "macs": ["MACs", "multiplications per image"],
+    "bops": ["BOPs", "bit operations per image"],
+    "nfe": ["", "denoiser calls per image"],
+    "size_bytes": ["B", "weights on disk"],
+    "latency_s": ["s", "time per image"],
+    "peak_memory_bytes": ["B", "peak memory"],
+}
 LINE = {50: (5.6, None), 25: (7.1, 31.5), 10: (14.9, 24.2), 5: (47.3, 18.6)}
 POINTS = {(8, 8): (5.9, 38.2), (6, 6): (8.4, 27.1), (4, 8): (12.3, 22.4), (4, 4): (61.0, 14.2)}
 
@@ -43,6 +54,7 @@ def record(
         "sampler": config["sampler"],
         "workload": {"first_seed": config["workload"]["first_seed"], "count": 1000, "conditions": None},
         "better": {"fd_digits": "lower", "psnr": "higher", "ssim": "higher"},
+        "units": UNITS,
         "cost": {
             "macs": macs,
             "bops": macs * bits[0] * bits[1],

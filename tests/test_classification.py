@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from parediff.pipeline.run import launched
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer
-from parediff.report.dashboard.bits import bits_drawing
 from parediff.results import record as records
 from parediff.results.record import Record
 from parediff.tasks.classification import blocks_of
@@ -192,14 +190,3 @@ def test_resnet20_has_the_accuracy_that_is_known_for_it() -> None:
     with torch.inference_mode():
         hits = [network(x).argmax(1) == y for x, y in DataLoader(data.held_out, batch_size=250)]
     assert float(torch.cat(hits).double().mean()) == pytest.approx(0.8103, abs=1e-4)
-
-
-def test_learned_bits_are_drawn_layer_by_layer(compressed: Record) -> None:
-    drawing = bits_drawing(replace(compressed, fired={"nipq": {"layers": MIXED}}))
-    assert drawing.count("<rect") == 4
-    assert "first: weight 3 bits" in drawing
-    assert "first: input 32 bits" in drawing
-    assert bits_drawing(replace(compressed, fired={"other": {"share": 0.5}})) == ""
-
-
-MIXED = {"first": {"weight_bits": 3, "activation_bits": 32}, "attention.qk": {"a_bits": 6, "b_bits": 4}}

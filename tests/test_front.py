@@ -22,7 +22,7 @@ from parediff.results.axes import Axis, Unit, resolve, significant
 from parediff.results.front import Front, build_front, build_fronts
 from parediff.results.points import labels
 from parediff.results.record import Record, write
-from synthetic import record, scored, study, write_study
+from synthetic import UNITS, record, scored, study, write_study
 
 LOW = ("lower", "lower")
 PTQ = {"ptq": {"weight_bits": 4, "activation_bits": 8}}
@@ -136,13 +136,13 @@ def test_a_single_record_is_a_front_of_its_own() -> None:
     assert front.share == pytest.approx(1)
 
 
-def test_higher_is_better_where_the_record_says_so_and_for_the_names_the_schema_fixes() -> None:
+def test_higher_is_better_where_the_record_says_so_and_lower_where_it_says_nothing() -> None:
     good, bad = (scored(record(PTQ, steps=steps), 5, psnr) for steps, psnr in ((10, 30.0), (50, 20.0)))
     front = build_front([good, bad], "bops", "psnr")
     assert front.y.better == "higher"
     assert front.on_front == (True, False)
     silent = [replace(own, better={}) for own in (good, bad)]
-    assert build_front(silent, "bops", "psnr").y.better == "higher"
+    assert build_front(silent, "bops", "psnr").y.better == "lower"
     odd = [replace(own, quality={"oddness": 1.0}, better={"oddness": "higher"}) for own in (good, bad)]
     assert build_front(odd, "bops", "oddness").y.better == "higher"
 
@@ -238,7 +238,7 @@ COSTS = [("bops", 5.8368e11, "584 GBOPs"), ("latency_s", 0.0042, "4.20 ms"), ("s
 
 @pytest.mark.parametrize(("name", "value", "shown"), [*COSTS, ("nfe", 50.0, "50.0")])
 def test_costs_are_shown_in_units_that_people_read(name: str, value: float, shown: str) -> None:
-    assert Axis("cost", name, "lower").unit([value]).show(value) == shown
+    assert Axis("cost", name, "lower", UNITS[name][0]).unit([value]).show(value) == shown
 
 
 def test_numbers_are_shown_as_far_as_their_error_reaches() -> None:
@@ -393,7 +393,7 @@ def test_the_command_shows_the_front_and_writes_json_and_a_page_without_network(
     assert front_command([write_study(tmp_path)], None, None, str(target), str(tmp_path / "front.html"), console) == 0
     assert json.loads(target.read_text())["hypervolume"] > 0
     html = (tmp_path / "front.html").read_text()
-    assert "plotly" in html
+    assert "parediff.manifest(" in html
     assert 'src="http' not in html
     assert "failed: ptq W2A2" in console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -405,7 +405,8 @@ def test_the_command_shows_one_front_per_protocol_and_says_so(tmp_path: Path) ->
     content = json.loads((tmp_path / "front.json").read_text())
     assert [len(front["points"]) for front in content["fronts"]] == [8, 1]
     assert len(content["points"]) == 8
-    assert "2 protocols" in console.file.getvalue()  # type: ignore[attr-defined]
+    told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "1 record of protocol other left out of the first front: its details do not say in what" in told
 
 
 def test_a_folder_without_records_is_a_wrong_request(tmp_path: Path) -> None:
@@ -415,11 +416,12 @@ def test_a_folder_without_records_is_a_wrong_request(tmp_path: Path) -> None:
 
 def test_a_study_ends_with_its_front_beside_its_runs_even_where_its_axes_have_no_values(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=100)
-    content, drawing = study_front(write_study(tmp_path), "bops", "fid", console)
+    content, drawing, page = study_front(write_study(tmp_path), "bops", "fid", console)
     assert content == json.loads((tmp_path / "front.json").read_text())
     assert drawing.data
     assert "default axes" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert (tmp_path / "front.html").exists()
+    assert page == tmp_path / "front.html"
+    assert page.exists()
 
 
 def test_the_front_and_the_page_need_no_torch() -> None:

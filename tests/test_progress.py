@@ -13,7 +13,7 @@ from parediff.pipeline.progress import Reporter, watching
 def test_a_log_file_gets_a_line_a_stage(tmp_path: Path) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=False, width=200)
-    with watching({"one": tmp_path / "one"}, console):
+    with watching({tmp_path / "one": "one"}, console):
         report = Reporter(tmp_path / "one")
         report.stage("sample", 10)
         report.advance(10)
@@ -28,7 +28,7 @@ def test_a_log_file_gets_a_line_a_stage(tmp_path: Path) -> None:
 def test_a_terminal_gets_bars_with_stage_and_count(tmp_path: Path) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=200)
-    with watching({"one": tmp_path / "one"}, console):
+    with watching({tmp_path / "one": "one"}, console):
         report = Reporter(tmp_path / "one")
         report.stage("sample", 10)
         report.advance(5)

@@ -1,4 +1,4 @@
-"""`parediff dashboard`: the page as a file, or served."""
+"""`parediff dashboard`: the page as a file, as a folder, or served."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-NAME = "dashboard.html"
+NAME = "dashboard"
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("dashboard", help="the page over all records below the paths")
     parser.add_argument("paths", nargs="+", metavar="PATH")
-    parser.add_argument("--output", metavar="FILE", help="where to write the page (default: dashboard.html in PATH)")
-    parser.add_argument("--serve", action="store_true", help="serve it on localhost, drawn anew at every reload")
+    told = (
+        "a .html file (everything inside, up to 25 MB) or a folder (any number of runs); default: dashboard.html or, "
+    )
+    parser.add_argument("--output", metavar="FOLDER|FILE", help=told + "where that is too large, dashboard/ in PATH")
+    parser.add_argument("--serve", action="store_true", help="serve it on localhost and follow the runs while they run")
     parser.add_argument("--port", type=int, default=8700)
     return parser
 
@@ -26,39 +29,36 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def dashboard_command(paths: Sequence[str | Path], output: str | None, serve: bool, port: int, console: Any) -> int:
-    """Write the page, or serve it until interrupted; the exit code. Served, a file is written only where asked for."""
-    from parediff.atomic import write_atomically
-    from parediff.report.dashboard.render import render
-
-    content = render(paths)
+    """Write the page, or serve it until interrupted; the exit code. Served, it is written only where asked for."""
     if output or not serve:
-        path = write_atomically(_target(paths, output), content)
+        path = _written(paths, output)
         console.print(str(path), soft_wrap=True, highlight=False, markup=False)
     if serve:
         _serve(paths, port, console)
     return 0
 
 
-def _target(paths: Sequence[str | Path], output: str | None) -> Path:
-    """Where asked; else below the first path, or beside it where it is a file."""
+def _written(paths: Sequence[str | Path], output: str | None) -> Path:
+    """Where asked; else as one file below the first path (beside it where it is a file), or as a folder there."""
+    from parediff.report.dashboard.write import write_either, write_folder, write_page
+
+    if output:
+        return write_page(paths, Path(output)) if output.endswith(".html") else write_folder(paths, Path(output))
     first = Path(paths[0])
-    return Path(output) if output else (first if first.is_dir() else first.parent) / NAME
+    folder = first if first.is_dir() else first.parent
+    return write_either(paths, folder / f"{NAME}.html")
 
 
 def _serve(paths: Sequence[str | Path], port: int, console: Any) -> None:
-    from parediff.errors import RequestError
-    from parediff.report.dashboard.render import problem, render
-    from parediff.report.dashboard.serve import server
+    from parediff.report.dashboard.serve import Live, server
 
-    def draw() -> str:
-        try:
-            return render(paths)
-        except RequestError as error:  # a folder that went away while the page was open
-            return problem(error)
-
-    with server(draw, port) as running:
+    live = Live(paths)
+    live.first_look()
+    with server(live.answer, port) as running:
         address, bound = running.server_address[:2]
-        console.print(f"http://{address!s}:{bound}/ shows the records below {', '.join(map(str, paths))}; Ctrl-C ends.")
+        console.print(
+            f"http://{address!s}:{bound}/ follows the records below {', '.join(map(str, paths))}; Ctrl-C ends."
+        )
         try:
             running.serve_forever()
         except KeyboardInterrupt:

@@ -51,8 +51,8 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
         raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
     requests = [build(composer.compose(job)) for job in jobs]
     jobs, requests = _distinct(jobs, requests)
-    labels = {_label(job, overrides) or request.id: request.folder for job, request in zip(jobs, requests, strict=True)}
-    with watching(labels, messages):
+    names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
+    with watching(names, messages):
         outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]
     for outcome in outcomes:
         if outcome.note:
@@ -80,10 +80,24 @@ def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Over
     return [job for job, _ in kept], [request for _, request in kept]
 
 
-def _label(job: Overrides, overrides: Sequence[str]) -> str:
-    """What is particular about a run among its study."""
-    own = [entry for entry in job if entry not in overrides]
-    return " ".join(entry.removeprefix("methods.").removeprefix("method=") for entry in own)
+def _names(requests: Sequence[Request]) -> list[str]:
+    """What distinguishes each run among its study: the names that table, chart and page give them."""
+    from parediff.results.points import named
+    from parediff.results.record import Record
+
+    return named(
+        [
+            Record(
+                id=request.id,
+                study=request.config["study"],
+                status="finished",
+                methods=list(request.methods),
+                config=dict(request.config),
+                **request.task.stated(),
+            )
+            for request in requests
+        ]
+    )
 
 
 def _outcome(result: Any) -> Outcome:
@@ -102,6 +116,6 @@ def _front(requests: list[Request], results: Console, messages: Console) -> None
 
     config = requests[0].config
     folder = Path(config["runs_dir"]) / config["study"]
-    front, figure = study_front(folder, config["front"]["x"], config["front"]["y"], results)
+    front, figure, page = study_front(folder, config["front"]["x"], config["front"]["y"], results)
     requests[0].tracker.log_front(front, figure, config["study"])
-    messages.print(f"front: {folder / 'front.html'}", soft_wrap=True, highlight=False)
+    messages.print(f"front: {page}", soft_wrap=True, highlight=False)

@@ -1,9 +1,8 @@
-"""How far a run is: a small file in its folder, so that any launcher's runs can be watched from one terminal."""
+"""How far a study is, in one terminal: whatever launches a run, it says in a small file of its folder how far it is."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-NAME = "progress.json"
+from parediff.results.progress import NAME, Running, in_words, report, running, studies, write_plan
+
+ROWS = 12  # runs that have a bar of their own at a time
 
 
 class Reporter:
     """Says which stage a run is in and how far; losing a report costs nothing but a frame of a progress bar."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+        self._folder = folder
         self._stage, self._done, self._total, self._last = "start", 0, 0, 0.0
 
     def stage(self, name: str, total: int = 0) -> None:
@@ -34,21 +35,23 @@ class Reporter:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            (self._folder / NAME).unlink(missing_ok=True)
 
     def _write(self) -> None:
         self._last = time.monotonic()
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"stage": self._stage, "done": self._done, "total": self._total}))
-            temporary.replace(self._path)
+        report(self._folder, self._stage, self._done, self._total)
 
 
 @contextmanager
-def watching(folders: Mapping[str, Path], console: Console) -> Iterator[None]:
-    """One bar for each run (label: its folder) while the block lasts; plain lines where the output is no terminal."""
-    with _display(folders, console) as show:
+def watching(runs: Mapping[Path, str], console: Console) -> Iterator[None]:
+    """A bar for the study and one for each run that is on its way, while the block lasts; `runs` is folder: its name.
+
+    Plain lines where the output is no terminal. What the study sets out to do is written beside its runs, where
+    `parediff status` and the page find it.
+    """
+    for study in {folder.parent for folder in runs}:
+        write_plan(study, {folder.name: name for folder, name in runs.items() if folder.parent == study})
+    with _display(runs, console) as show:
         stop = threading.Event()
 
         def poll() -> None:
@@ -66,50 +69,55 @@ def watching(folders: Mapping[str, Path], console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _display(folders: Mapping[str, Path], console: Console) -> Iterator[Callable[[], None]]:
+def _display(runs: Mapping[Path, str], console: Console) -> Iterator[Callable[[], None]]:
     if not console.is_terminal:
-        told: dict[str, str] = {}
-        yield lambda: _tell(folders, console, told)
+        told: dict[Path, str] = {}
+        yield lambda: _tell(runs, console, told)
         return
-    bar, state = BarColumn(bar_width=24), TextColumn("{task.fields[state]}")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), bar, state)
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        tasks = {label: progress.add_task(label, total=1.0, state="waiting", start=False) for label in folders}
-
-        def show() -> None:
-            for label, folder in folders.items():
-                _show(progress, tasks[label], folder)
-
-        yield show
+    name, state = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[state]}", markup=False)
+    columns = (SpinnerColumn(), name, BarColumn(bar_width=24), state, TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars = Bars(progress, runs)
+        bars.show()
+        yield bars.show
 
 
-def _tell(folders: Mapping[str, Path], console: Console, told: dict[str, str]) -> None:
+class Bars:
+    """One bar for each study, one for each run while it is on its way."""
+
+    def __init__(self, progress: Progress, runs: Mapping[Path, str]) -> None:
+        self._progress, self._runs = progress, runs
+        self._folders = sorted({folder.parent for folder in runs})
+        self._studies: dict[Path, TaskID] = {}
+        self._rows: dict[str, TaskID] = {}
+
+    def show(self) -> None:
+        """As it is on disk now."""
+        found = {study.folder: study for study in studies(self._folders) if study.folder in self._folders}
+        for folder, study in found.items():
+            total = len([own for own in self._runs if own.parent == folder])
+            row = self._studies.get(folder)
+            if row is None:
+                row = self._studies[folder] = self._progress.add_task(folder.name, total=study.total, state="")
+            state = in_words(study) if total > 1 or study.total > 1 else ""
+            self._progress.update(row, completed=study.finished + study.failed, total=study.total, state=state)
+        self._show_runs([run for study in found.values() for run in study.running if not run.is_stale][:ROWS])
+
+    def _show_runs(self, on_their_way: list[Running]) -> None:
+        for gone in self._rows.keys() - {run.id for run in on_their_way}:
+            self._progress.remove_task(self._rows.pop(gone))
+        for run in on_their_way:
+            if run.id not in self._rows:
+                self._rows[run.id] = self._progress.add_task(f"  {run.label}", total=1.0, state="")
+            count = f" {run.done}/{run.total}" if run.total else ""
+            self._progress.update(self._rows[run.id], completed=min(run.share, 0.999), state=f"{run.stage}{count}")
+
+
+def _tell(runs: Mapping[Path, str], console: Console, told: dict[Path, str]) -> None:
     """A line whenever a run enters another stage: what a log file can hold."""
-    for label, folder in folders.items():
-        state = _read(folder / NAME)
-        stage = state["stage"] if state else "finished" if (folder / "record.json").exists() else "waiting"
-        if told.get(label, "waiting") != stage:
-            console.print(f"{label}: {stage}", soft_wrap=True, highlight=False, markup=False)
-        told[label] = stage
-
-
-def _show(progress: Progress, task: object, folder: Path) -> None:
-    state = _read(folder / NAME)
-    known = progress.tasks[int(task)]  # type: ignore[call-overload]
-    if state is None:
-        finished = (folder / "record.json").exists()
-        if finished and not known.finished:
-            progress.update(known.id, completed=1.0, state="finished")
-        return
-    if not known.started:
-        progress.start_task(known.id)
-    share = state["done"] / state["total"] if state["total"] else 0.0
-    count = f" {state['done']}/{state['total']}" if state["total"] else ""
-    progress.update(known.id, completed=min(share, 0.999), state=f"{state['stage']}{count}")
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    for folder, name in runs.items():
+        state = running(folder, name)
+        stage = state.stage if state else "finished" if (folder / "record.json").exists() else "waiting"
+        if told.get(folder, "waiting") != stage:
+            console.print(f"{name}: {stage}", soft_wrap=True, highlight=False, markup=False)
+        told[folder] = stage

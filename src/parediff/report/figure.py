@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from parediff.report.label_positions import Spot, place
+from parediff.report.palette import Style, styles
 from parediff.results.axes import Unit, significant
 from parediff.results.front import Front, Gain, Line
 from parediff.results.points import Point, flat
@@ -16,7 +17,6 @@ from parediff.results.points import Point, flat
 WIDTH, HEIGHT = 900.0, 470.0  # of the plotting area, in pixels: what labels are placed for
 FONT = "Inter, ui-sans-serif, system-ui, -apple-system, 'Segoe UI', sans-serif"
 TEXT, GRID, QUIET = "#5b6472", "rgba(128,136,150,0.22)", "#8b95a5"
-COLOURS = ("#3b82f6", "#e4572e", "#12a594", "#9a5cd0", "#d99a00", "#d6409f", "#5b8c2a", "#7c6f64")
 LOG_SPREAD = 8.0  # largest over smallest y from which a logarithmic y axis reads better
 DASHES = ("dash", "dot", "dashdot", "longdash")
 FIRED_LINES = 6  # of proof in a hover box
@@ -66,9 +66,11 @@ def figure(front: Front, *, log_y: bool | None = None, titled: bool = True) -> A
     for line, dash in zip(front.lines, DASHES * len(front.lines), strict=False):
         drawing.add_trace(_scatter(front, line.points, canvas, placed, _line_style(line, dash)))
     kinds = list(dict.fromkeys(point.methods for point in front.points if not point.is_baseline))
-    for index, methods in enumerate(kinds):
+    known = styles(kinds)
+    for methods in kinds:
         own = [point for point in front.points if point.methods == methods]
-        drawing.add_trace(_scatter(front, own, canvas, placed, _kind_style(methods, COLOURS[index % len(COLOURS)])))
+        name = " + ".join(methods)
+        drawing.add_trace(_scatter(front, own, canvas, placed, _kind_style(name, known[name])))
     return drawing
 
 
@@ -111,17 +113,17 @@ def _apart(text: str, position: str | None) -> str:
 
 
 def _line_style(line: Line, dash: str) -> dict[str, Any]:
-    name = line.sampler[0] + (f" η={line.sampler[1]:g}" if line.sampler[1] else "")
     return {
-        "name": f"uncompressed, fewer {escape(name)} steps: the line to beat",
+        "name": f"uncompressed, fewer {escape(line.name)} steps: the line to beat",
         "mode": "lines+markers+text",
         "line": {"color": QUIET, "width": 1.6, "dash": dash},
         "colour": QUIET,
+        "symbol": "circle",
     }
 
 
-def _kind_style(methods: Sequence[str], colour: str) -> dict[str, Any]:
-    return {"name": escape(" + ".join(methods)), "mode": "markers+text", "colour": colour}
+def _kind_style(name: str, style: Style) -> dict[str, Any]:
+    return {"name": escape(name), "mode": "markers+text", "colour": style[0], "symbol": style[1]}
 
 
 def _scatter(
@@ -129,16 +131,16 @@ def _scatter(
 ) -> dict[str, Any]:
     """Filled where on the front, hollow where dominated."""
     status = {entry[0].id: entry[1:] for entry in zip(front.points, front.on_front, front.gains, strict=True)}
-    colour = style["colour"]
+    colour, symbol = style["colour"], style["symbol"]
     marker = {
         "size": 9,
-        "symbol": ["circle" if status[point.id][0] else "circle-open" for point in own],
+        "symbol": [symbol if status[point.id][0] else f"{symbol}-open" for point in own],
         "color": colour,
         "line": {"width": 2, "color": colour},
     }
     return {
         "type": "scatter",
-        **{key: value for key, value in style.items() if key != "colour"},
+        **{key: value for key, value in style.items() if key not in ("colour", "symbol")},
         "x": [point.x / canvas.x_unit.scale for point in own],
         "y": [point.y / canvas.y_unit.scale for point in own],
         "error_y": _error([point.y_stderr for point in own], canvas.y_unit, colour),
@@ -179,7 +181,8 @@ def _hover(front: Front, point: Point, status: tuple[bool, Gain | None], canvas:
     lines += [f"{escape(front.y.name)}: {with_error(point.y, point.y_stderr, canvas.y_unit)} {canvas.y_unit.symbol}"]
     lines += [f"{escape(front.x.name)}: {with_error(point.x, point.x_stderr, canvas.x_unit)} {canvas.x_unit.symbol}"]
     if gain is not None:
-        lines.append(f"against fewer steps: {show_gain(gain, canvas.y_unit)} ({gain.verdict})")
+        rival = f"; {escape(gain.rival)} beats both" if gain.rival else ""
+        lines.append(f"against fewer steps: {show_gain(gain, canvas.y_unit)} ({gain.verdict}{rival})")
     proof = [f"{escape(key)}: {escape(_short(value))}" for key, value in flat(point.fired).items()]
     lines += proof[:FIRED_LINES] + (["…"] if len(proof) > FIRED_LINES else [])
     lines.append(

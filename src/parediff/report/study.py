@@ -9,10 +9,10 @@ from typing import Any
 
 from parediff.atomic import write_atomically
 from parediff.errors import RequestError
+from parediff.report.dashboard.write import write_either
 from parediff.report.figure import figure
-from parediff.report.front_page import front_document
-from parediff.report.table import remarks, table
-from parediff.results.front import Front, build_fronts
+from parediff.report.table import printable, remarks, table
+from parediff.results.front import Front, build_fronts, left_out
 from parediff.results.record import Record, find
 
 
@@ -29,39 +29,41 @@ def front_command(
     if not records:
         raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
     fronts = build_fronts(records, x, y)
-    show(fronts, warnings, console)
+    show(fronts, records, warnings, console)
     if json_file:
         write_atomically(Path(json_file), as_json(fronts))
     if html_file:
-        write_atomically(Path(html_file), front_document(fronts))
+        write_either(paths, Path(html_file), (fronts[0].x.key, fronts[0].y.key))
     return 0
 
 
-def study_front(folder: Path, x: str | None, y: str | None, console: Any) -> tuple[dict[str, Any], Any]:
-    """A study's front on screen, as front.json and front.html in its folder; (front.json's content, plotly figure).
+def study_front(folder: Path, x: str | None, y: str | None, console: Any) -> tuple[dict[str, Any], Any, Path]:
+    """A study's front on screen, as front.json and front.html in its folder; (the first, plotly figure, page).
 
     Axes that no record has give way to the default ones, and say so: the study's work is not to be lost on them.
     """
     records, warnings = find([folder])
     fronts = _fronts_or_default(records, x, y, warnings)
-    show(fronts, warnings, console)
+    show(fronts, records, warnings, console)
     write_atomically(folder / "front.json", as_json(fronts))
-    write_atomically(folder / "front.html", front_document(fronts))
-    return fronts[0].to_json(), figure(fronts[0])
+    page = write_either([folder], folder / "front.html", (fronts[0].x.key, fronts[0].y.key))
+    return fronts[0].to_json(), figure(fronts[0]), page
 
 
-def show(fronts: Sequence[Front], warnings: Sequence[str], console: Any) -> None:
+def show(fronts: Sequence[Front], records: Sequence[Record], warnings: Sequence[str], console: Any) -> None:
     """A table per protocol, then one line for everything that is not on one."""
     for front in fronts:
         console.print(table(front))
         for line in remarks(front):
-            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if len(fronts) > 1:
-        console.print(
-            f"{len(fronts)} protocols: only equal ones share a front. The first has most runs.", style="yellow"
-        )
+            _say(line, console)
+    for other in left_out(fronts[0], records):
+        _say(str(other), console)
     for line in warnings:
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _say(line, console)
+
+
+def _say(line: str, console: Any) -> None:
+    console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def as_json(fronts: Sequence[Front]) -> str:

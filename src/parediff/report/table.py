@@ -29,7 +29,7 @@ def table(front: Front) -> Any:
     for point, on_front, gain in zip(front.points, front.on_front, front.gains, strict=True):
         built.add_row(
             "★" if on_front else "",
-            _plain(point.label),
+            plain(point.label),
             with_error(point.x, point.x_stderr, x_unit),
             with_error(point.y, point.y_stderr, y_unit),
             _gain(gain, y_unit),
@@ -54,21 +54,35 @@ def summary(front: Front) -> str:
 def remarks(front: Front) -> list[str]:
     """One line for each run that is not on the table, and why."""
     lines = [f"failed: {label(record)} ({record.id}): {_first_line(error)}" for record, error in front.failed]
-    return lines + [f"left out: {label(record)} ({record.id}): no {key}" for record, key in front.lacking]
+    lines += [f"left out: {label(record)} ({record.id}): no {key}" for record, key in front.lacking]
+    if front.x.key == "cost.latency_s":
+        lines.append(
+            "seconds of different processes are not comparable: --x ratio.latency_s sets each beside its baseline"
+        )
+    return lines
 
 
 def _gain(gain: Gain | None, unit: Any) -> str:
-    return "" if gain is None else f"[{STYLES[gain.verdict]}]{show_gain(gain, unit)}[/]"
+    if gain is None:
+        return ""
+    rival = f"\n[yellow]{plain(gain.rival)} beats both[/]" if gain.rival else ""
+    return f"[{STYLES[gain.verdict]}]{show_gain(gain, unit)}[/]{rival}"
 
 
 def _ids(point: Point) -> str:
     return point.id + (f" +{len(point.ids) - 1}" if len(point.ids) > 1 else "")
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
+    """The text without characters that steer a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def plain(text: str) -> str:
+    """The text as rich shows it, nothing in it read as markup."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 def _first_line(text: str) -> str:

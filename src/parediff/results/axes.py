@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from parediff.errors import RequestError, nearest
 from parediff.results.record import Record
 
 SECTIONS = ("quality", "fidelity", "cost", "sampler", "seconds")
+RATIO = "ratio"  # a cost against the same cost of the run's own baseline: what runs of different processes can share
 PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 WORDS = {"steps": "sampling steps"}
 
@@ -31,6 +32,8 @@ class Axis:
 
     def value(self, record: Record) -> float | None:
         """The number, None where the record has none."""
+        if self.section == RATIO:
+            return ratio(record, self.name)
         return number(getattr(record, self.section).get(self.name))
 
     def stderr(self, record: Record) -> float | None:
@@ -40,6 +43,8 @@ class Axis:
     def unit(self, values: Iterable[float]) -> Unit:
         """The unit in which values of this size read well."""
         meaning = self.meaning or in_words(self.name)
+        if self.section == RATIO:
+            return Unit(1.0, "×", f"{meaning}, against the run's own baseline")
         if not self.symbol:
             return Unit(1.0, "", meaning)
         sizes = sorted(abs(value) for value in values if value)
@@ -67,9 +72,20 @@ class Unit:
 
 def number(value: Any) -> float | None:
     """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number beyond any float
+        return None
+    return found if math.isfinite(found) else None
+
+
+def ratio(record: Record, name: str) -> float | None:
+    """The run's cost against its baseline's, both of the same process; None where one is missing."""
+    costs = record.baseline.get("cost")
+    own, reference = number(record.cost.get(name)), number(costs.get(name) if isinstance(costs, Mapping) else None)
+    return None if own is None or not reference else own / reference
 
 
 def significant(value: float) -> str:
@@ -96,10 +112,23 @@ def known_keys(records: Iterable[Record]) -> list[str]:
     return list(found)
 
 
+def ratio_keys(records: Iterable[Record]) -> list[str]:
+    """Every cost that some record has beside its baseline's, as a key of the ratio."""
+    names = dict.fromkeys(name for record in records for name in ratios(record))
+    return [f"{RATIO}.{name}" for name in names]
+
+
+def ratios(record: Record) -> dict[str, float]:
+    """Every cost against the baseline's; what only accompanies a measured time is no cost."""
+    names = [name for name in record.cost if name == "latency_s" or not name.startswith("latency_")]
+    return {name: value for name in names if (value := ratio(record, name)) is not None}
+
+
 def resolve(option: str, key: str, records: Sequence[Record]) -> Axis:
     """The axis for `--x` or `--y`; a short name is enough where it is unambiguous."""
     known = known_keys(records)
     matches = [name for name in known if key in (name, name.partition(".")[2])]
+    matches = matches or [name for name in ratio_keys(records) if key == name]
     if len(matches) != 1:
         wanted = "the full key of one of" if matches else "one of"
         hint = nearest(key, [*known, *(name.partition(".")[2] for name in known)]) if not matches else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from parediff.errors import RequestError
 from parediff.results import pareto
 from parediff.results.axes import Axis, default_keys, resolve
-from parediff.results.points import Point, label, points
+from parediff.results.points import Point, flat, label, points
 from parediff.results.record import Record
 
 
@@ -20,11 +21,13 @@ class Gain:
     """How much better than the fewer-steps line at the same cost; positive is better, in the unit of y.
 
     `at least` where the point is cheaper than the whole line, `at most` where it costs more than all of it.
+    `rival` names another sampler whose line is better, at the same cost, than both the point and its own line.
     """
 
     value: float
     stderr: float | None
     bound: Literal["exact", "at least", "at most"]
+    rival: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -43,6 +46,11 @@ class Line:
     sampler: tuple[str, float]  # name, eta
     points: tuple[Point, ...]
 
+    @property
+    def name(self) -> str:
+        """'ddim', or 'ddim η=1' where it draws noise of its own."""
+        return self.sampler[0] + (f" η={self.sampler[1]:g}" if self.sampler[1] else "")
+
     def at(self, x: float) -> tuple[float, float | None, Literal["exact", "at least", "at most"]]:
         """(y, standard error, bound) at a cost: linear in log x between two points, its end where the line ends."""
         first, last = self.points[0], self.points[-1]
@@ -50,8 +58,22 @@ class Line:
             return first.y, first.y_stderr, "exact" if x == first.x else "at least"
         if x >= last.x:
             return last.y, last.y_stderr, "exact" if x == last.x else "at most"
-        right = next(index for index, point in enumerate(self.points) if point.x >= x)
+        right = bisect.bisect_left(self.points, x, key=lambda point: point.x)
         return _between(self.points[right - 1], self.points[right], x)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Records that a front cannot hold: their protocol, how many they are, and the details in which it differs."""
+
+    protocol: str
+    count: int
+    differing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counted = f"{self.count} record{'s' * (self.count > 1)} of protocol {self.protocol or '(none)'}"
+        why = f"differs in {', '.join(self.differing)}" if self.differing else "its details do not say in what"
+        return f"{counted} left out of the first front: {why}"
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,23 @@ def build_fronts(
     ]
 
 
+def left_out(front: Front, records: Sequence[Record]) -> list[LeftOut]:
+    """The finished records of every other protocol than the front's, most records first, and what sets them apart."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.status == "finished":
+            groups.setdefault(record.protocol, []).append(record)
+    own = groups.pop(front.protocol, [])
+    ordered = sorted(groups.items(), key=lambda entry: -len(entry[1]))
+    return [LeftOut(name, len(group), different_details(own[:1], group[:1])) for name, group in ordered]
+
+
+def different_details(left: Sequence[Record], right: Sequence[Record]) -> tuple[str, ...]:
+    """Keys of protocol_details in which two groups differ, by the first record of each; empty where none tells."""
+    first, second = (flat(group[0].protocol_details) if group else {} for group in (left, right))
+    return tuple(key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key))
+
+
 def axes_of(records: Sequence[Record], x: str | None, y: str | None) -> tuple[Axis, Axis]:
     """The axes asked for, or BOPs against the records' first quality."""
     default_x, default_y = default_keys(records)
@@ -217,7 +256,22 @@ def gain(point: Point, lines: Sequence[Line], y: Axis) -> Gain | None:
     value = there - point.y if y.better == "lower" else point.y - there
     errors = (point.y_stderr, there_stderr)
     known = [error for error in errors if error is not None]
-    return Gain(value, math.hypot(*known) if len(known) == len(errors) else None, bound)
+    stderr = math.hypot(*known) if len(known) == len(errors) else None
+    return Gain(value, stderr, bound, _rival(point, own[0], lines, y))
+
+
+def _rival(point: Point, own: Line, lines: Sequence[Line], y: Axis) -> str | None:
+    """The best line of another sampler that at this cost beats the point and its own line.
+
+    A line that ends before the point's cost counts with its last value: it is cheaper and better still.
+    """
+    sign = 1.0 if y.better == "lower" else -1.0
+    best, name = min(sign * own.at(point.x)[0], sign * point.y), None
+    for line in lines:
+        there, _, bound = line.at(point.x)
+        if line is not own and bound != "at least" and sign * there < best:
+            best, name = sign * there, line.name
+    return name
 
 
 def _between(left: Point, right: Point, x: float) -> tuple[float, float | None, Literal["exact"]]:

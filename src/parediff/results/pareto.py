@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 Vector = Sequence[float]
@@ -20,8 +21,20 @@ def dominates(left: Vector, right: Vector, better: Sequence[str]) -> bool:
 
 
 def non_dominated(points: Sequence[Vector], better: Sequence[str]) -> list[bool]:
-    """For each point, whether no other dominates it."""
+    """For each point, whether no other dominates it: a sorted sweep, n log n, for two objectives."""
+    if len(better) == 2:
+        return _sweep([as_costs(point, better) for point in points])
     return [not any(dominates(other, point, better) for other in points) for point in points]
+
+
+def _sweep(costs: Sequence[Vector]) -> list[bool]:
+    """In order of the first cost, then the second: what is not below the best second cost so far is dominated."""
+    kept = [False] * len(costs)
+    best, at = math.inf, None
+    for index in sorted(range(len(costs)), key=lambda place: tuple(costs[place])):
+        if costs[index][1] < best or costs[index] == at:
+            best, at, kept[index] = costs[index][1], costs[index], True
+    return kept
 
 
 def worst_reference(points: Sequence[Vector], better: Sequence[str]) -> tuple[float, ...]:
@@ -44,9 +57,18 @@ def _volume(costs: list[tuple[float, ...]], bound: tuple[float, ...]) -> float:
         return 0.0
     if len(bound) == 1:
         return bound[0] - min(cost[0] for cost in costs)
+    if len(bound) == 2:
+        return _area(costs, bound)
     ordered = sorted(costs, key=lambda cost: cost[-1])
     ends = [*(cost[-1] for cost in ordered[1:]), bound[-1]]
     total = 0.0
     for index, (cost, end) in enumerate(zip(ordered, ends, strict=True)):
         total += (end - cost[-1]) * _volume([other[:-1] for other in ordered[: index + 1]], bound[:-1])
     return total
+
+
+def _area(costs: list[tuple[float, ...]], bound: tuple[float, ...]) -> float:
+    """Strips of the staircase, from its cheapest step to the bound."""
+    stairs = sorted(cost for cost, kept in zip(costs, _sweep(costs), strict=True) if kept)
+    ends = [*(step[0] for step in stairs[1:]), bound[0]]
+    return math.fsum((end - step[0]) * (bound[1] - step[1]) for step, end in zip(stairs, ends, strict=True))

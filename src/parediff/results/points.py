@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parediff.provenance import IRRELEVANT, fingerprint, without
+from parediff.provenance import IRRELEVANT, without
 from parediff.results.axes import Axis
 from parediff.results.record import Record
 
@@ -85,7 +87,8 @@ def mean_of(group: Sequence[Record], axis: Axis) -> tuple[float, float | None]:
 def seedless(record: Record) -> str:
     """Equal for runs that differ in nothing but seeds."""
     config = _drop(without(record.config, IRRELEVANT), SEEDS)
-    return fingerprint([record.model, record.methods, record.sampler, config])
+    own = [record.model, record.methods, record.sampler, config]
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _drop(value: Any, keys: Iterable[str]) -> Any:
@@ -96,14 +99,36 @@ def _drop(value: Any, keys: Iterable[str]) -> Any:
 
 def labels(records: Sequence[Record]) -> list[str]:
     """A name each: methods with their bits, or the sampler's steps; what differs is added where two would be equal."""
-    names = [label(record) for record in records]
     settings = [_settings(record) for record in records]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        alike = [index for index, other in enumerate(names) if other == name]
-        keys = _differing([settings[index] for index in alike])[:MOST_DIFFERENCES]
-        for index in alike:
-            names[index] = " · ".join([name, *(_setting(key, settings[index].get(key)) for key in keys)])
-    return names
+    keys = dict.fromkeys(key for entry in settings for key in entry)
+    columns = {key: [str(entry.get(key)) for entry in settings] for key in keys}
+    return told_apart([label(record) for record in records], columns)
+
+
+def told_apart(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The names, equal ones followed by those settings (column: a value for each name) in which they differ."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        alike[name].append(index)
+    told = list(names)
+    for name, places in alike.items():
+        if len(places) > 1:
+            keys = _differing(places, columns)
+            for index in places:
+                told[index] = " · ".join([name, *(_setting(key, columns[key][index]) for key in keys)])
+    return told
+
+
+def named(records: Sequence[Record]) -> list[str]:
+    """Labels; runs that differ in seeds alone name their first seed too."""
+    names = labels(records)
+    return with_seeds(names, [record.workload.get("first_seed", "?") for record in records])
+
+
+def with_seeds(names: Sequence[str], seeds: Sequence[Any]) -> list[str]:
+    """The names, those that are still equal followed by their seed."""
+    counts = Counter(names)
+    return [f"{name} · seed {seed}" if counts[name] > 1 else name for name, seed in zip(names, seeds, strict=True)]
 
 
 def label(record: Record) -> str:
@@ -114,13 +139,25 @@ def label(record: Record) -> str:
 
 
 def _method(name: str, configs: Any) -> str:
-    config = configs.get(name) if isinstance(configs, Mapping) else None
+    width = _bits(configs.get(name) if isinstance(configs, Mapping) else None)
+    return f"{name} {width}" if width else name
+
+
+def bits(record: Record) -> str:
+    """'W4A8', or 'ptq W4A8 + nipq 3 bit' where several methods state bits; empty where none does."""
+    configs = record.config.get("methods")
+    stated = {name: _bits(configs.get(name)) for name in record.methods} if isinstance(configs, Mapping) else {}
+    told = {name: width for name, width in stated.items() if width}
+    return next(iter(told.values())) if len(told) == 1 else " + ".join(f"{name} {told[name]}" for name in told)
+
+
+def _bits(config: Any) -> str:
     config = config if isinstance(config, Mapping) else {}
     weight, activation = config.get("weight_bits"), config.get("activation_bits")
     if weight is not None and activation is not None:
-        return f"{name} W{weight}A{activation}"
-    bits = weight if weight is not None else config.get("target_bits")
-    return name if bits is None else f"{name} {bits} bit"
+        return f"W{weight}A{activation}"
+    width = weight if weight is not None else config.get("target_bits")
+    return "" if width is None else f"{width} bit"
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -140,11 +177,18 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = dict.fromkeys(key for entry in settings for key in entry)
-    return [key for key in keys if len({str(entry.get(key)) for entry in settings}) > 1]
+def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The first settings that are not the same in all these places."""
+    found = []
+    for key, values in columns.items():
+        first = values[places[0]]
+        if any(values[place] != first for place in places):
+            found.append(key)
+            if len(found) == MOST_DIFFERENCES:
+                break
+    return found
 
 
 def _setting(key: str, value: Any) -> str:
     name = key.rpartition(".")[2]
-    return f"{value} steps" if key == "sampler.steps" else f"{name}={value}"
+    return f"{value} steps" if key.endswith("sampler.steps") else f"{name}={value}"

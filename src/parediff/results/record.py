@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +21,20 @@ __all__ = [
     "WriteError",
     "code",
     "environment",
+    "files",
     "find",
     "fingerprint",
     "plain",
     "read",
+    "read_with_remarks",
     "run_id",
     "write",
 ]
 
 SCHEMA = 1
 NAME = "record.json"
+HALF_CHARACTER = r"\ud"  # how JSON writes the halves of a surrogate pair
+LONGEST_ID, DEEPEST, LARGEST_BYTES = 200, 64, 64_000_000
 REQUIRED = ("schema", "id", "study", "status", "protocol", "model", "methods", "sampler")
 
 
@@ -90,29 +95,42 @@ def write(record: Record, folder: Path) -> Path:
 
 def read(path: Path) -> Record:
     """The record in a file, or in a run's folder."""
+    return read_with_remarks(path)[0]
+
+
+def read_with_remarks(path: Path) -> tuple[Record, list[str]]:
+    """The record in a file, and a remark where NaN or infinity stands in it: JSON has neither, so it is none."""
     path = Path(path)
     path = path / NAME if path.is_dir() else path
+    unknown: list[str] = []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_BYTES:
+            raise RecordError(path, f"more than {LARGEST_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=unknown.append)
     except OSError as cause:
         raise RecordError(path, cause.strerror or str(cause)) from cause
     except (ValueError, RecursionError) as cause:
         raise RecordError(path, " ".join(str(cause).split())) from cause
+    if HALF_CHARACTER in text.lower() and not _is_unicode(content):
+        raise RecordError(path, "holds half a character")
     _check(path, content)
     known = {item.name for item in fields(Record)} - {"folder"}
-    return replace(Record(**{key: content[key] for key in known if key in content}), folder=path.parent)
+    made = Record(**{key: content[key] for key in known if key in content}, folder=path.parent)
+    return made, [f"{path}: {len(unknown)} × {unknown[0]}, read as no value"] if unknown else []
 
 
 def find(paths: Iterable[str | Path]) -> Found:
     """All records below the paths, each once, in order of their paths; a missing path is a wrong request."""
     records: dict[str, Record] = {}
     warnings: list[str] = []
-    for path in _files(paths, warnings):
+    for path in files(paths, warnings):
         try:
-            record = read(path)
+            record, remarks = read_with_remarks(Path(path))
         except RecordError as error:
             warnings.append(str(error))
             continue
+        warnings += remarks
         if record.id in records:
             warnings.append(f"{path}: left out, the same run as {records[record.id].folder}")
         else:
@@ -120,29 +138,55 @@ def find(paths: Iterable[str | Path]) -> Found:
     return Found(list(records.values()), warnings)
 
 
-def _files(paths: Iterable[str | Path], warnings: list[str]) -> Iterator[Path]:
-    seen: set[Path] = set()
+def files(paths: Iterable[str | Path], warnings: list[str]) -> Iterator[str]:
+    """The path of every record.json below the paths, each once; a missing path is a wrong request."""
+    seen: set[str] = set()
     for start in map(Path, paths):
         if not start.exists():
             raise RequestError("PATH", start, "an existing folder, or a record.json")
-        for path in _below(start, warnings) if start.is_dir() else [start]:
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
+        for path, real in _below(start, warnings) if start.is_dir() else [(str(start), os.path.realpath(start))]:
+            if real not in seen:
+                seen.add(real)
                 yield path
 
 
-def _below(folder: Path, warnings: list[str]) -> Sequence[Path]:
-    unreadable: list[OSError] = []
-    found, visited = [], set()
-    for at, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
-        real = os.path.realpath(at)
-        if real in visited:  # a link back up would never end
-            folders.clear()
+def _below(folder: Path, warnings: list[str]) -> list[tuple[str, str]]:
+    """(path, real path) of every record below a folder, in order; a link is followed where it stays in the folder."""
+    root = os.path.realpath(folder)
+    found, open_folders, visited = [], [(str(folder), root)], {root}
+    while open_folders:
+        at, real = open_folders.pop()
+        try:
+            entries = list(os.scandir(at))
+        except OSError as error:
+            warnings.append(f"{at}: not searched: {error.strerror}")
             continue
-        visited.add(real)
-        found += [Path(at) / NAME] if NAME in names else []
-    warnings.extend(f"{error.filename}: not searched: {error.strerror}" for error in unreadable)
+        for entry in entries:
+            leads_to = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+            if entry.is_symlink() and not _within(leads_to, root):
+                warnings.extend([f"{entry.path}: not followed: a link out of {folder}"] * _matters(entry, leads_to))
+            elif entry.name == NAME and _is(entry, leads_to, os.path.isfile):
+                found.append((entry.path, leads_to))
+            elif leads_to not in visited and _is(entry, leads_to, os.path.isdir):  # a link back up would never end
+                visited.add(leads_to)
+                open_folders.append((entry.path, leads_to))
     return sorted(found)
+
+
+def _is(entry: os.DirEntry[str], leads_to: str, kind: Callable[[str], bool]) -> bool:
+    """Whether an entry, or what a link leads to, is a file or a folder; asks the disk about links only."""
+    if entry.is_symlink():
+        return kind(leads_to)
+    return entry.is_file() if kind is os.path.isfile else entry.is_dir()
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _matters(entry: os.DirEntry[str], leads_to: str) -> bool:
+    """Whether records could have been behind a link."""
+    return entry.name == NAME or os.path.isdir(leads_to)
 
 
 def _check(path: Path, content: Any) -> None:
@@ -156,7 +200,7 @@ def _check(path: Path, content: Any) -> None:
         raise RecordError(path, f"schema {content['schema']!r}, this version reads {SCHEMA}")
     if content["status"] not in ("finished", "failed"):
         raise RecordError(path, f"status {content['status']!r}, finished or failed is expected")
-    for key, reason in _mistyped(content):
+    for key, reason in itertools.chain(_mistyped(content), _misshapen(content)):
         raise RecordError(path, f"{key!r} {reason}")
 
 
@@ -172,3 +216,39 @@ def _mistyped(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in content.get(section, {}).items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 yield f"{section}.{key}", "is not a number"
+
+
+def _misshapen(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is inside, as far as labels, points and axes rely on it; runs after `_mistyped` has passed."""
+    if not content["id"] or len(content["id"]) > LONGEST_ID:
+        yield "id", f"has {len(content['id'])} characters, 1 to {LONGEST_ID} are expected"
+    if not all(isinstance(name, str) for name in content["methods"]):
+        yield "methods", "holds something that is no name"
+    for key, kind in (("name", str), ("steps", int), ("eta", int | float)):
+        value = content["sampler"].get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            yield f"sampler.{key}", f"is {type(value).__name__}"
+    for name, stated in content.get("units", {}).items():
+        if not (isinstance(stated, list) and len(stated) == 2 and all(isinstance(part, str) for part in stated)):
+            yield f"units.{name}", "is no pair of symbol and meaning"
+    if _depth(content) > DEEPEST:
+        yield "record", f"is nested more than {DEEPEST} deep"
+
+
+def _depth(content: Any) -> int:
+    """How deep mappings and lists lie in one another, without recursion."""
+    deepest, level = 0, [content]
+    while level and deepest <= DEEPEST:
+        deepest += 1
+        inside = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+    return deepest
+
+
+def _is_unicode(content: Any) -> bool:
+    """False where a text holds one half of a surrogate pair, which no file and no terminal can be given."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

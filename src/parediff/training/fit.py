@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,9 +78,9 @@ class Trainer:
         with warnings.catch_warnings():
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            self._trainer(folder, logger, validated=data is not None).fit(
-                learner, datamodule=data, ckpt_path=start, weights_only=True
-            )
+            with without_advertising():
+                trainer = self._trainer(folder, logger, validated=data is not None)
+                trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
         learner.to(home)
         learner.ema.copy_to(learner.network)
         learner.network.eval()
@@ -125,6 +128,21 @@ class Trainer:
         if logger:
             callbacks.append(LearningRateMonitor("step"))
         return callbacks
+
+
+@contextmanager
+def without_advertising() -> Iterator[None]:
+    """Lightning's tips for other products are left out of its log; everything else stays."""
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+
+    def is_news(entry: logging.LogRecord) -> bool:
+        return "💡 Tip" not in entry.getMessage()
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def starting_point(checkpoints: Path, ckpt_path: str | Literal["last"] | None) -> Path | None:

@@ -1,5 +1,1 @@
-"""The page over all records."""
-
-from parediff.report.dashboard.render import render
-
-__all__ = ["render"]
+"""The page over all records: read once, packed by column, written as a folder or a file, or served and followed."""

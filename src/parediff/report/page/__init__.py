@@ -1,79 +1,76 @@
-"""Self-contained HTML pages with charts: one file, no network, light and dark."""
+"""The page itself: HTML, style, scripts and the libraries that it stands on, as a folder of files or as one file."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+
+LIBRARIES = ("uPlot.iife.min.js", "Sortable.min.js", "slick.core.js", "slick.interactions.js", "slick.grid.js")
+STYLES = ("uPlot.min.css", "slick.grid.css")
+SCRIPTS = (
+    "start.js",
+    "format.js",
+    "store.js",
+    "fronts.js",
+    "address.js",
+    "pens.js",
+    "chart.js",
+    "table.js",
+    "filters.js",
+    "drawings.js",
+    "details.js",
+    "compare.js",
+    "export.js",
+    "main.js",
+)
+OWN_STYLE = "page.css"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: HTML to show, and the value to sort by."""
-
-    html: str
-    sort: float | str | None = None
-    numeric: bool = False
-    name: bool = False  # kept on one line
+def assets() -> dict[str, str]:
+    """Every file that the page loads, by name: libraries first, in the order in which they are loaded."""
+    library = {name: _read(f"vendor/{name}") for name in (*STYLES, *LIBRARIES)}
+    return library | {name: _read(name) for name in (OWN_STYLE, *SCRIPTS)}
 
 
-def document(title: str, body: str) -> str:
-    """A whole page, with its style, its script and plotly inside."""
-    from plotly.offline import get_plotlyjs
-
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{_asset('page.css')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>\n</body>\n</html>\n"
-    )
+def single(title: str, scripts: Sequence[str]) -> str:
+    """One file; it may load nothing from anywhere."""
+    own = assets()
+    style = "".join(f"<style>{own[name]}</style>\n" for name in (*STYLES, OWN_STYLE))
+    code = "".join(f"<script>{_inside(own[name])}</script>\n" for name in (*LIBRARIES, *SCRIPTS))
+    told = "".join(f"<script>{script}</script>\n" for script in scripts)
+    policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+    return _document(title, policy, style, code + told)
 
 
-def data(name: str, content: Any) -> str:
-    """JSON that the page's script reads; no text in it can end the element."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{escape(name)}">{text}</script>'
+def linked(title: str, manifest: str = "data/manifest.js") -> str:
+    """The HTML that loads its assets from beside it."""
+    style = "".join(f'<link rel="stylesheet" href="assets/{name}">\n' for name in (*STYLES, OWN_STYLE))
+    code = "".join(f'<script src="assets/{name}"></script>\n' for name in (*LIBRARIES, *SCRIPTS))
+    policy = "object-src 'none'; base-uri 'none'; form-action 'none'; frame-src 'none'"
+    return _document(title, policy, style, f'{code}<script src="{manifest}"></script>\n')
 
 
-def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table that sorts at a click; heads are (text, explanation)."""
-    top = "".join(
-        f'<th scope="col"{_several(text)}><button title="{escape(why)}">{escape(text)}</button></th>'
-        for text, why in heads
-    )
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<div class="wide"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+def put(folder: Path, title: str) -> None:
+    """index.html and assets/ in a folder, with the libraries' licences."""
+    (folder / "assets").mkdir(parents=True, exist_ok=True)
+    for name, text in (assets() | {"LICENSES.txt": _read("vendor/LICENSES.txt")}).items():
+        path = folder / "assets" / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+    (folder / "index.html").write_text(linked(title), encoding="utf-8")
 
 
-def text(content: str, sort: float | str | None = None) -> Cell:
-    """A cell of plain text."""
-    return Cell(escape(content), content if sort is None else sort, name=True)
+def _document(title: str, policy: str, style: str, code: str) -> str:
+    made = _read("page.html").replace("{{policy}}", policy).replace("{{title}}", escape(title))
+    return made.replace("{{style}}", style, 1).replace("{{code}}", code, 1)
 
 
-def settings(values: Mapping[str, Any]) -> str:
-    """Flat keys and values as a list of definitions."""
-    shown = "".join(f"<dt>{escape(key)}</dt><dd>{escape(_value(value))}</dd>" for key, value in values.items())
-    return f'<dl class="settings">{shown}</dl>'
+def _inside(script: str) -> str:
+    """Script text that cannot end its element; `</` stands in strings only, where `<\\\\/` means the same."""
+    return script.replace("</script", "<\\\\/script").replace("<!--", "<\\\\!--")
 
 
-def _cell(cell: Cell) -> str:
-    sort = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
-    kind = ' class="number"' if cell.numeric else ' class="name"' if cell.name else ""
-    return f"<td{kind}{sort}>{cell.html}</td>"
-
-
-def _several(head: str) -> str:
-    """A head of several words may break, which keeps a column of numbers narrow."""
-    return ' class="several"' if " " in head.rstrip(" ↓↑") else ""
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _asset(name: str) -> str:
+def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
