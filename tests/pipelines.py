@@ -13,6 +13,8 @@ import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from parediff.models.diffusion.pipeline import DiffusionModel
+
 WIDTH = 16
 TOKENS = 16
 
@@ -25,6 +27,7 @@ class Kind:
     conditioning: str = "text"
     options: dict[str, Any] = field(default_factory=dict)
     guidance: float = 1.0
+    null_class: int | None = None
     frames: int | None = None
 
 
@@ -42,6 +45,20 @@ def built(name: str) -> Any:
     return pipeline
 
 
+def model(name: str) -> DiffusionModel:
+    """A model of its own: whatever is done to its network stays there."""
+    kind = KINDS[name]
+    return DiffusionModel(
+        built(name), name=name, guidance_scale=kind.guidance, null_class=kind.null_class, options=kind.options
+    ).copy()
+
+
+def conditions(name: str, count: int) -> tuple[Any, ...] | None:
+    """One for each image, all different."""
+    kind = KINDS[name].conditioning
+    return {"text": ("a cat", "dogs", "an owl")[:count], "class": (2, 0, 1)[:count], "none": None}[kind]
+
+
 def folder(name: str, root: Path) -> Path:
     """The same, saved as a diffusers folder."""
     path = root / name
@@ -55,9 +72,8 @@ def wake(network: torch.nn.Module) -> None:
     """Zero-initialised tensors (adaLN's, last layers) would hide what stands before them."""
     generator = torch.Generator().manual_seed(2)
     for value in network.parameters():
-        if value.is_floating_point() and not value.count_nonzero():
-            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-        elif value.isnan().any() or value.abs().max() > 1e3:  # torch.empty
+        unset = value.isnan().any() or value.abs().max() > 1e3  # torch.empty
+        if value.is_floating_point() and (unset or not value.count_nonzero()):
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))
 
 
@@ -158,7 +174,9 @@ def unet(**options: Any) -> Any:
 
 
 def ddim(**options: Any) -> Any:
-    return d.DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1, **options)
+    return d.DDIMScheduler(
+        clip_sample=False, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1, **options
+    )
 
 
 def flow(**options: Any) -> Any:
@@ -827,6 +845,7 @@ def _video_diffusion() -> Any:
 
 SIDE: dict[str, Any] = {"height": 16, "width": 16}
 WIDE: dict[str, Any] = {"height": 32, "width": 32}
+EMBEDDINGS = {"image_embeds": torch.ones(1, WIDTH), "negative_image_embeds": torch.zeros(1, WIDTH)}
 SHORT = {"max_sequence_length": TOKENS}
 
 KINDS: dict[str, Kind] = {
@@ -838,10 +857,12 @@ KINDS: dict[str, Kind] = {
     "sd_inpaint": Kind(_inpaint, options={"image": picture(), "mask_image": picture(), **SIDE}, guidance=5.0),
     "sd_controlnet": Kind(_controlnet, options={"image": picture()}, guidance=5.0),
     "sdxl": Kind(_sdxl, options=SIDE, guidance=5.0),
-    "kandinsky22": Kind(_kandinsky, "none", options=SIDE, guidance=4.0),
+    "kandinsky22": Kind(_kandinsky, "none", options={**SIDE, **EMBEDDINGS}, guidance=4.0),
     "stable_cascade": Kind(_stable_cascade, options={"height": 128, "width": 128}, guidance=4.0),
-    "dit": Kind(_dit, "class", guidance=1.5),
-    "pixart_sigma": Kind(_pixart, options={"use_resolution_binning": False, "clean_caption": False, **SIDE, **SHORT}, guidance=4.5),
+    "dit": Kind(_dit, "class", guidance=1.5, null_class=1000),
+    "pixart_sigma": Kind(
+        _pixart, options={"use_resolution_binning": False, "clean_caption": False, **SIDE, **SHORT}, guidance=4.5
+    ),
     "hunyuan_dit": Kind(_hunyuan_dit, options={"use_resolution_binning": False, **SIDE}, guidance=5.0),
     "sd3": Kind(_sd3, options={**SIDE, **SHORT}, guidance=5.0),
     "flux": Kind(_flux, options={**SIDE, **SHORT}, guidance=3.5),
@@ -859,7 +880,7 @@ KINDS: dict[str, Kind] = {
     "svd": Kind(_video_diffusion, "none", options={**SIDE, "image": picture(), "num_frames": 2}, frames=2),
     "wan": Kind(_wan, options={**SIDE, **SHORT, "num_frames": 9}, guidance=5.0, frames=9),
     "ltx": Kind(_ltx, options={**WIDE, **SHORT, "num_frames": 9}, guidance=3.0, frames=9),
-    "cogvideox": Kind(_cogvideox, options={**SIDE, **SHORT, "num_frames": 8}, guidance=6.0, frames=8),
+    "cogvideox": Kind(_cogvideox, options={**SIDE, **SHORT, "num_frames": 9}, guidance=6.0, frames=9),
     "hunyuan_video": Kind(_hunyuan_video, options={**SIDE, **SHORT, "num_frames": 5}, guidance=6.0, frames=5),
     "mochi": Kind(_mochi, options={**SIDE, **SHORT, "num_frames": 7}, guidance=4.5, frames=7),
 }

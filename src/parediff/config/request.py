@@ -83,14 +83,16 @@ def build(config: DictConfig) -> Request:
         check_disjoint(workload.seeds, calibration.seeds)
     model = construct(config.model, "model", without=("architecture",))
     check_metrics(metrics, workload.labels, model.image_shape())
+    samplers = {key: construct(config[key], key) for key in ("sampler", "reference")}
+    for key, sampler in samplers.items():
+        check_sampler(model, sampler, key)
     _check_plain(values)
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     name = run_id(identity, [workload.first_seed, workload.count])
     return Request(
         model=model,
         methods=methods,
-        sampler=construct(config.sampler, "sampler"),
-        reference=construct(config.reference, "reference"),
+        **samplers,
         workload=workload,
         calibration=calibration,
         metrics=metrics,
@@ -102,6 +104,15 @@ def build(config: DictConfig) -> Request:
         folder=Path(values["runs_dir"]) / values["study"] / name,
         device=device_of(values["device"]),
     )
+
+
+def check_sampler(model: Any, sampler: Sampler, key: str) -> None:
+    """Raise RequestError for a sampler that was not made for such a model, where that is known before loading."""
+    if hasattr(model, "check_sampler"):
+        try:
+            model.check_sampler(sampler)
+        except RequestError as error:
+            raise RequestError(error.key.replace("sampler", key, 1), error.value, error.accepted) from error
 
 
 def check_metrics(metrics: Mapping[str, Metric], conditions: Any, shape: tuple[int, int, int] | None) -> None:

@@ -54,10 +54,13 @@ def evaluate(
             block = batch.block
             for metric in used.values():
                 metric.next_block()
+        drawn, rows = sampling.frames(batch.images), _rows(reference, batch, workload)
+        each = len(drawn) // len(batch.images)
+        conditions = batch.conditions and tuple(label for label in batch.conditions for _ in range(each))
         for metric in used.values():
-            metric.update(batch.images, _rows(reference, batch, workload), batch.conditions)
+            metric.update(drawn, None if rows is None else sampling.frames(rows), conditions)
         if sum(map(len, shown)) < SHOWN:
-            shown.append(batch.images[: SHOWN - sum(map(len, shown))])
+            shown.append(drawn[: SHOWN - sum(map(len, shown))])
         on_batch(batch)
     values = {name: metric.compute() for name, metric in used.items()}
     errors = {name: metric.stderr() for name, metric in used.items()}

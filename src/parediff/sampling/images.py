@@ -16,7 +16,7 @@ from parediff.sampling.workload import Workload
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images, uint8 NCHW, with the seeds and conditions that made them and their seed block."""
+    """Some images, uint8 NCHW (videos NFCHW), with the seeds and conditions that made them and their seed block."""
 
     seeds: tuple[int, ...]
     conditions: tuple[Any, ...] | None
@@ -27,6 +27,11 @@ class Batch:
 def to_uint8(images: Tensor) -> Tensor:
     """[0, 1] to 0..255, rounded to nearest: what a PNG of the image would hold."""
     return (images.clamp(0, 1) * 255).round().byte()
+
+
+def frames(images: Tensor) -> Tensor:
+    """Images as they are; of videos [B, F, C, H, W] every frame, [B F, C, H, W]."""
+    return images.flatten(0, 1) if images.ndim == 5 else images
 
 
 def images(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Batch]:
