@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torchvision
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import pipelines
+from parediff.cost import counting
 from parediff.models.diffusion.door import recording
 from parediff.models.diffusion.sampler import Sampler
 
+TOLERANCE = 0.01
 OWN = Sampler("own", None, 3)
 
 
@@ -36,3 +44,41 @@ def test_a_recorded_call_replays_and_its_time_is_known_before(name: str) -> None
     assert all(torch.isfinite(output).all() for output in outputs)
     seen = torch.cat([call.t.double().reshape(-1) for call in calls]).unique()
     assert torch.equal(model.times(OWN), seen)
+
+
+def torchs_own_count(call: Any) -> float:
+    """Half of the operations that torch's counter sees; it knows attention only in the kernel of plain products."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops() / 2
+
+
+def counted(network: nn.Module, call: Any) -> int:
+    with torch.no_grad(), counting(network) as counter:
+        call()
+    return counter.macs
+
+
+@pytest.mark.parametrize("name", pipelines.KINDS)
+def test_macs_are_those_of_torchs_own_counter(name: str) -> None:
+    model = pipelines.model(name)
+    with recording(model) as calls:
+        model.generate([3, 4], pipelines.conditions(name, 2), Sampler("own", None, 2))
+
+    def call() -> Any:
+        return model.predict(calls[0].x, calls[0].t, calls[0].cond)
+
+    assert counted(model.denoiser, call) == pytest.approx(torchs_own_count(call), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "gmacs"), [("vit_b_16", 17.56), ("swin_t", 4.49), ("resnet18", 1.81)])
+def test_functional_attention_of_classifiers_is_counted(name: str, gmacs: float) -> None:
+    with torch.random.fork_rng():
+        network = torchvision.models.get_model(name, weights=None).eval()
+    x = torch.zeros(1, 3, 224, 224)
+    assert counted(network, lambda: network(x)) / 1e9 == pytest.approx(gmacs, abs=0.01)
+    assert counted(network, lambda: network(x)) == pytest.approx(torchs_own_count(lambda: network(x)), rel=TOLERANCE)
