@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pipelines
 from parediff.cost import counting
+from parediff.models.diffusion.attention import attentions, explicit_attention
 from parediff.models.diffusion.door import recording
 from parediff.models.diffusion.sampler import Sampler
 
@@ -82,3 +83,40 @@ def test_functional_attention_of_classifiers_is_counted(name: str, gmacs: float)
     x = torch.zeros(1, 3, 224, 224)
     assert counted(network, lambda: network(x)) / 1e9 == pytest.approx(gmacs, abs=0.01)
     assert counted(network, lambda: network(x)) == pytest.approx(torchs_own_count(lambda: network(x)), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", pipelines.KINDS)
+def test_opened_attention_draws_the_same_with_every_product_in_a_module(name: str) -> None:
+    model = pipelines.model(name)
+    with recording(model) as calls:
+        model.generate([3, 4], pipelines.conditions(name, 2), Sampler("own", None, 2))
+    call = calls[0]
+    plain, before = _call(model, call)
+    paths = explicit_attention(model.denoiser)
+    opened, after = _call(model, call)
+    assert paths == list(attentions(model.denoiser))
+    assert torch.allclose(opened, plain, atol=1e-4, rtol=1e-3)
+    assert after.macs_of("matmul") == before.macs_of("matmul") > 0
+    hidden = [layer for layer, cost in after.layers.items() if cost.kind == "matmul" and ".products." not in layer]
+    assert not hidden
+    assert torch.equal(_call(model.copy(), call)[0], opened)
+
+
+def _call(model: Any, call: Any) -> Any:
+    with torch.no_grad(), counting(model.denoiser) as counter:
+        return model.predict(call.x, call.t, call.cond), counter
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
+def test_attention_of_classifiers_opens_too(name: str) -> None:
+    network = torchvision.models.get_model(name, weights=None).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        plain = network(x)
+        explicit_attention(network)
+        with counting(network) as counter:
+            opened = network(x)
+    assert torch.allclose(plain, opened, atol=1e-4)
+    products = [layer for layer, cost in counter.layers.items() if cost.kind == "matmul"]
+    assert products
+    assert all(".products." in layer for layer in products)
