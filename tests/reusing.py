@@ -34,6 +34,7 @@ def frdiff(**options: Any) -> FRDiff:
         "resnets": True,
         "attentions": True,
         "mlps": False,
+        "blocks": "parts",
     }
     return FRDiff(**(defaults | options))
 

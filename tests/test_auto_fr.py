@@ -41,6 +41,7 @@ def auto_fr(**options: Any) -> AutoFR:
         "resnets": True,
         "attentions": True,
         "mlps": False,
+        "blocks": "parts",
         "seed": 0,
     }
     return AutoFR(**(defaults | options))

@@ -66,6 +66,7 @@ def frdiff() -> FRDiff:
         resnets=True,
         attentions=True,
         mlps=False,
+        blocks="parts",
     )
 
 

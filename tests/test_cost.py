@@ -216,7 +216,7 @@ def test_no_hook_is_left_behind_even_after_an_error() -> None:
         model(torch.zeros(1, 5))
     assert hooks_left(model) == 0
     with counting(model) as counter:
-        assert hooks_left(model) == 1
+        assert hooks_left(model) > 0
     model(torch.zeros(1, 4))
     assert hooks_left(model) == counter.macs == 0
 

@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 import tiny
 from parediff.errors import RequestError
-from parediff.models.diffusion.attention import MatmulAttention, attentions, explicit_attention
+from parediff.models.diffusion.attention import Products, attentions, explicit_attention
 from parediff.models.diffusion.door import Run, observing, recording
+from parediff.models.diffusion.families import accepted_samplers
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.resources import shipped
 
-SAMPLERS = sorted(path.stem for path in (shipped("conf") / "sampler").glob("*.yaml"))
+SAMPLERS = accepted_samplers(DDIMScheduler, tiny.scheduler().config)
 KINDS: dict[str, tuple[Callable[[], DiffusionModel], Sequence[Any] | None]] = {
     "unconditional": (tiny.unconditional_model, None),
     "class": (tiny.class_model, (2, 0, 1)),
@@ -221,7 +223,7 @@ def test_explicit_attention_computes_what_the_fused_kernel_does(kind: str) -> No
     fused = model.generate([1, 2, 3], conditions, tiny.DDIM)
     paths = explicit_attention(model.denoiser)
     assert paths
-    assert all(isinstance(module.processor, MatmulAttention) for module in attentions(model.denoiser).values())
+    assert all(isinstance(module.products, Products) for module in attentions(model.denoiser).values())
     assert torch.allclose(model.generate([1, 2, 3], conditions, tiny.DDIM), fused, atol=1e-4)
 
 

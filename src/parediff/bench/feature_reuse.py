@@ -193,6 +193,7 @@ def _frdiff(interval: int, mixing: Any) -> FRDiff:
         resnets=True,
         attentions=True,
         mlps=False,
+        blocks="parts",
     )
 
 

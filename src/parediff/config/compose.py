@@ -47,7 +47,7 @@ class Composer:
         """The composed config, with hydra's own node; RequestError names what is wrong with the overrides."""
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         try:
-            return self.loader.load_configuration(self.primary, list(overrides), run_mode=mode)
+            return self.loader.load_configuration(self.primary, opened(overrides), run_mode=mode)
         except (HydraException, OmegaConfBaseException) as error:
             raise self._explain(error, overrides) from error
 
@@ -75,7 +75,7 @@ class Composer:
         config = self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
-        return list(launcher.launch([list(job) for job in jobs], initial_job_idx=0))
+        return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
         """Hydra's complaint as key, value and what is accepted."""
@@ -109,6 +109,15 @@ class Composer:
             return []
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
+
+
+OPEN = ("model.options.", "sampler.options.", "reference.options.")
+"""Where any key may stand: arguments of somebody else's call, which the object itself checks."""
+
+
+def opened(overrides: Sequence[str]) -> Overrides:
+    """The overrides with `++` before those of an open mapping: set where it is there, added where it is not."""
+    return [f"++{override}" if override.startswith(OPEN) else override for override in overrides]
 
 
 def flat_keys(config: Any, prefix: str = "") -> list[str]:

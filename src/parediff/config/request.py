@@ -98,10 +98,12 @@ def build(config: DictConfig) -> Request:
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
     model = model_from(config.get("model"))
+    samplers = {key: _one_of(config, key) for key in ("sampler", "reference")}
+    for key, sampler in samplers.items():
+        check_sampler(model, sampler, key)
     parts = {
         "workload": workload,
-        "sampler": _one_of(config, "sampler"),
-        "reference": _one_of(config, "reference"),
+        **samplers,
         "calibration": calibration,
         "data": functools.cache(lambda: data_of(config)),
     }
@@ -122,6 +124,15 @@ def build(config: DictConfig) -> Request:
         id=name,
         settings=settings,
     )
+
+
+def check_sampler(model: Any, sampler: Sampler, key: str) -> None:
+    """Raise RequestError for a sampler that was not made for such a model, where that is known before loading."""
+    if hasattr(model, "check_sampler"):
+        try:
+            model.check_sampler(sampler)
+        except RequestError as error:
+            raise RequestError(error.key.replace("sampler", key, 1), error.value, error.accepted) from error
 
 
 def _all_of(config: DictConfig, key: str) -> dict[str, Any]:

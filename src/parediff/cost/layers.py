@@ -35,12 +35,6 @@ def is_matmul(module: nn.Module) -> bool:
     return bool(getattr(module, "is_matmul", False))
 
 
-def is_plain_attention(module: nn.Module) -> bool:
-    """An attention of diffusers whose two products are hidden in a kernel: none of its children is a product itself."""
-    looks = all(hasattr(module, name) for name in ("to_q", "heads", "inner_dim", "processor"))
-    return looks and not any(is_matmul(child) for child in module.modules())
-
-
 def declared_bits(module: nn.Module, attribute: str, operand: Tensor) -> float:
     """What the module declares under `attribute`; where it declares nothing or 32, the width of the operand's dtype."""
     bits = float(getattr(module, attribute, UNQUANTISED))

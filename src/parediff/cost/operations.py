@@ -1,4 +1,4 @@
-"""Multiply-accumulates and bit operations of what really ran, counted by hooks.
+"""Multiply-accumulates and bit operations of what really ran: of layers by hooks, of all else by operator.
 
 BOPs = MACs · b_w · b_a for a layer with weights and MACs · b_a1 · b_a2 for a product of two activations. Norms,
 activation functions, additions and the sampler's arithmetic are not counted. Everything follows from the shapes, so a
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ from parediff.cost.layers import (
     TRANSPOSED,
     declared_bits,
     is_matmul,
-    is_plain_attention,
     weight_layers,
 )
+from parediff.cost.operators import Products, lies_in, storages
 
 Kind = Literal["conv", "linear", "matmul"]
 
@@ -82,17 +83,57 @@ class Counter:
 
 @contextmanager
 def counting(denoiser: nn.Module) -> Iterator[Counter]:
-    """Counts every call of the modules below `denoiser` while the block runs; leaves no hook behind."""
-    counter = Counter()
+    """Counts every call of the modules below `denoiser` while the block runs; leaves no hook behind.
+
+    Layers count themselves, at the bits they declare. What is multiplied outside of them, as attention does, is seen as
+    it is executed, and stands under the innermost module that did it.
+    """
+    counter, place = Counter(), _Place()
+    weights = storages([*denoiser.parameters(), *denoiser.buffers()])
     with ExitStack() as stack:
         for name, module, layer in weight_layers(denoiser):
             stack.callback(_count_layer(counter, name, module, layer).remove)
+            place.hook(stack, name, module, counted=True)
         for name, module in denoiser.named_modules():
             if is_matmul(module):
                 stack.callback(_count_matmul(counter, name, module).remove)
-            elif is_plain_attention(module):
-                stack.callback(_count_attention(counter, f"{name}.matmul", module).remove)
+            place.hook(stack, name, module, counted=is_matmul(module))
+        stack.enter_context(Products(place.is_open, partial(_count_product, counter, place, weights)))
         yield counter
+
+
+@dataclass
+class _Place:
+    """Where in the network an operator runs: the modules under way, and whether one of them counts itself."""
+
+    path: list[tuple[str, bool]] = field(default_factory=list)
+    hooked: set[int] = field(default_factory=set)
+
+    def is_open(self) -> bool:
+        return bool(self.path) and not self.path[-1][1]
+
+    def hook(self, stack: ExitStack, name: str, module: nn.Module, *, counted: bool) -> None:
+        if id(module) in self.hooked:
+            return
+        self.hooked.add(id(module))
+
+        def enter(*_: Any) -> None:
+            self.path.append((name, counted or (bool(self.path) and self.path[-1][1])))
+
+        def leave(*_: Any) -> None:
+            self.path.pop()
+
+        stack.callback(module.register_forward_pre_hook(enter).remove)
+        stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+def _count_product(counter: Counter, place: _Place, weights: set[int], macs: int, a: Tensor, b: Tensor) -> None:
+    name = place.path[-1][0]
+    weighted = lies_in(a, weights) or lies_in(b, weights)
+    kind: Kind = "matmul" if not weighted else "linear" if a.ndim == 2 else "conv"
+    what = "matmul" if kind == "matmul" else f"F.{kind}"
+    bits = float(8 * a.element_size()), float(8 * b.element_size())
+    counter.add(f"{name}.{what}".lstrip("."), kind, macs, *bits)
 
 
 def _count_layer(counter: Counter, name: str, module: nn.Module, layer: Any) -> Any:
@@ -115,39 +156,11 @@ def _count_matmul(counter: Counter, name: str, module: nn.Module) -> Any:
     return module.register_forward_hook(hook, with_kwargs=True)
 
 
-def _count_attention(counter: Counter, name: str, module: nn.Module) -> Any:
-    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
-        x, context = given["hidden_states"], given.get("encoder_hidden_states")
-        bits = float(8 * x.element_size())
-        counter.add(name, "matmul", attention_macs(module, x, context), bits, bits)
-
-    return module.register_forward_hook(hook, with_kwargs=True)
-
-
 def layer_macs(layer: Any, x: Tensor, output: Tensor) -> int:
     """Each output value sums a filter's worth of products; transposed, each input value feeds a filter's worth."""
     if isinstance(layer, TRANSPOSED):
         return x.numel() * layer.weight[0].numel()
     return output.numel() * (layer.weight[0].numel() if isinstance(layer, CONVOLUTIONS) else layer.in_features)
-
-
-def attention_macs(attention: Any, x: Tensor, context: Tensor | None) -> int:
-    """2·n_q·n_k·inner_dim per batch entry, for Q·Kᵀ and P·V with the plain kernel.
-
-    Keys are the context's, or x's own without one. Where the block projects the context separately (`add_k_proj`), the
-    two sequences are concatenated; where it projects queries too (`add_q_proj`), both attend.
-    """
-    queries, keys = _tokens(x), _tokens(x if context is None else context)
-    if context is not None and getattr(attention, "add_k_proj", None) is not None:
-        keys += 0 if getattr(attention, "only_cross_attention", False) else queries
-        queries = keys if getattr(attention, "add_q_proj", None) is not None else queries
-    return 2 * x.shape[0] * queries * keys * attention.inner_dim
-
-
-def _tokens(x: Tensor) -> int:
-    """Sequence length of [B, n, C], or of a map [B, C, H, W] that will be flattened."""
-    return x.shape[-2] * (x.shape[-1] if x.ndim == 4 else 1)
 
 
 def _operands(args: tuple, kwargs: dict) -> list[Tensor]:

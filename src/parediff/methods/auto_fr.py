@@ -15,7 +15,7 @@ from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.change import relative_changes, within_budget
-from parediff.reuse.cuts import cuts_of
+from parediff.reuse.cuts import Blocks, cuts_of
 from parediff.reuse.engine import Reuse, Step, install, installed
 from parediff.reuse.learned import Gates, attach, attached, gates_plan, group_of
 from parediff.reuse.mixing import Mixing, Shape
@@ -28,8 +28,8 @@ class AutoFR(Method):
     """Gates for `steps` steps and `groups` of neighbouring blocks, learned by `gradient` or chosen by `greedy`.
 
     `share` of the steps are keyframes; null leaves the number to `penalty`, which closes gates. The student takes
-    `steps` of `scheduler`, its target `reference_steps`. `mixing`, `temperature`, `bias`, `resnets`, `attentions` and
-    `mlps` are FRDiff's, in training as in sampling.
+    `steps` of `scheduler`, its target `reference_steps`. `mixing`, `temperature`, `bias`, `resnets`, `attentions`,
+    `mlps` and `blocks` are FRDiff's, in training as in sampling.
     """
 
     learn: Literal["gradient", "greedy"]
@@ -47,6 +47,7 @@ class AutoFR(Method):
     resnets: bool
     attentions: bool
     mlps: bool
+    blocks: Blocks
     seed: int
 
     def __post_init__(self) -> None:
@@ -105,7 +106,7 @@ class AutoFR(Method):
         return {"keyframes": keyframes} | installed(model, "auto_fr").tally.shares()
 
     def _cuts(self, denoiser: nn.Module) -> list[Cut]:
-        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
+        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps, blocks=self.blocks)
 
     def _plan(self, denoiser: nn.Module, steps: int, cuts: int) -> Sequence[Step]:
         return gates_plan(denoiser, steps, cuts, self._mixing())

@@ -10,7 +10,7 @@ from torch import nn
 
 from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.reuse.cuts import cuts_of
+from parediff.reuse.cuts import Blocks, cuts_of
 from parediff.reuse.engine import FULL, Reuse, Step, install, installed
 from parediff.reuse.mixing import Mixing, Shape
 from parediff.reuse.replacements import Cut
@@ -23,7 +23,8 @@ class FRDiff(Method):
 
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
     `mixing`, `temperature` and `bias` shape the weight of feature reuse against the jump. `resnets`, `attentions` and
-    `mlps` say what is reused; `mlps` are those of transformers. The first `first_full`, the last `last_full` are full.
+    `mlps` say what is reused; `mlps` are those of transformers, of which `blocks` can keep whole ones. The first
+    `first_full`, the last `last_full` are full.
     """
 
     interval: int
@@ -38,6 +39,7 @@ class FRDiff(Method):
     resnets: bool
     attentions: bool
     mlps: bool
+    blocks: Blocks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +59,7 @@ class FRDiff(Method):
         return found | installed(model, "frdiff").tally.shares()
 
     def _cuts(self, denoiser: nn.Module) -> list[Cut]:
-        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
+        return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps, blocks=self.blocks)
 
     def _plan(self, _: nn.Module, steps: int, __: int) -> Sequence[Step]:
         keyframes, mixing = self._schedule().over(steps), self._mixing()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from parediff.sampling.batch import Batch
+from parediff.sampling.batch import Batch, frames
 from parediff.validation import check_types
 
 
@@ -70,8 +70,11 @@ class Metric(ABC, Generic[Statistic]):
         self._take(self.measure(batch, reference, conditions))
 
     def take(self, batch: Batch, reference: Tensor | None) -> None:
-        """A batch of outputs and the same rows of the uncompressed model, into the present block."""
-        self.update(batch.outputs, reference, batch.wanted)
+        """A batch of outputs and the same rows of the uncompressed model, into the present block; videos by frame."""
+        outputs = frames(batch.outputs)
+        each = len(outputs) // max(1, len(batch.rows))
+        wanted = batch.wanted and tuple(entry for entry in batch.wanted for _ in range(each))
+        self.update(outputs, None if reference is None else frames(reference), wanted)
 
     def _take(self, statistic: Statistic) -> None:
         """Into the present block."""

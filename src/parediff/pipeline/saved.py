@@ -15,6 +15,7 @@ from parediff.config.construct import construct
 from parediff.config.request import model_from
 from parediff.errors import RequestError
 from parediff.methods.base import Method
+from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import STATE, load_state, restore
 from parediff.provenance import file_fingerprint
 
@@ -64,6 +65,11 @@ class SavedRun:
 
     def image_shape(self) -> tuple[int, int, int] | None:
         return self.uncompressed.image_shape()
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise RequestError for a sampler that was not made for such a model."""
+        if hasattr(self.uncompressed, "check_sampler"):
+            self.uncompressed.check_sampler(sampler)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its outputs: the model it was, the methods, and the tensors that were kept."""

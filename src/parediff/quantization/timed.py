@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from parediff.errors import RequestError
@@ -45,9 +44,7 @@ def observe(
 
 def executed_steps(model: DiffusionModel, sampler: Sampler) -> Tensor:
     """The time steps this sampler gives the network, ascending, float64."""
-    scheduler = sampler.scheduler_for(model.pipeline)
-    scheduler.set_timesteps(sampler.steps)
-    return torch.as_tensor(scheduler.timesteps).double().unique()
+    return model.times(sampler)
 
 
 def missing_steps(context: TimeContext, wanted: Tensor) -> list[float]:

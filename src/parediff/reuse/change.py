@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.reuse.replacements import Cut, fill, standing_in, tensors_of
+from parediff.reuse.replacements import Cut, fill, flat, standing_in, tensors_of
+
+Features = list[list[Tensor]]
+"""The tensors at every cut."""
 
 
-def features_of(model: DiffusionModel, cuts: Sequence[Cut], call: Call) -> list[Tensor]:
-    """The tensor at every cut for one call of the plain network."""
+def features_of(model: DiffusionModel, cuts: Sequence[Cut], call: Call) -> list[list[Tensor]]:
+    """The tensors at every cut for one call of the plain network."""
     changes = [change for cut in cuts for change in cut.keep]
     fill(cuts, [None] * len(cuts))
     try:
@@ -22,7 +25,7 @@ def features_of(model: DiffusionModel, cuts: Sequence[Cut], call: Call) -> list[
             model.predict(call.x, call.t, call.cond)
     finally:
         kept = tensors_of(cuts)
-    return [tensor for tensor in kept if tensor is not None]
+    return [flat(tensors) for tensors in kept]
 
 
 def relative_changes(
@@ -47,10 +50,10 @@ def relative_changes(
 
 
 def _pairs(
-    calls: Iterable[Call], features: Callable[[Call], list[Tensor]]
-) -> Iterable[tuple[list[Tensor], list[Tensor], int, int]]:
+    calls: Iterable[Call], features: Callable[[Call], Features]
+) -> Iterable[tuple[Features, Features, int, int]]:
     """(features, later features, step, later step) of neighbours on one trajectory, for each call within a step."""
-    streams: dict[int, tuple[int, list[Tensor]]] = {}
+    streams: dict[int, tuple[int, Features]] = {}
     last, ordinal = -1, 0
     for call in calls:
         if call.step < last:
@@ -59,14 +62,21 @@ def _pairs(
         last = call.step
         now = features(call)
         step, before = streams.get(ordinal, (call.step, now))
-        if step < call.step and all(a.shape == b.shape for a, b in zip(before, now, strict=True)):
+        if step < call.step and _shapes(before) == _shapes(now):
             yield before, now, step, call.step
         streams[ordinal] = (call.step, now)
 
 
-def _relative_change(before: Tensor, now: Tensor) -> Tensor:
-    scale = now.float().abs().mean().clamp(min=1e-12)
-    return (now.float() - before.float()).abs().mean() / scale
+def _shapes(features: Features) -> list[list[torch.Size]]:
+    return [[tensor.shape for tensor in tensors] for tensors in features]
+
+
+def _relative_change(before: list[Tensor], now: list[Tensor]) -> Tensor:
+    """Of all tensors of a cut together."""
+    change = sum((a.float() - b.float()).abs().sum() for a, b in zip(before, now, strict=True))
+    scale = sum(tensor.float().abs().sum() for tensor in now)
+    count = sum(tensor.numel() for tensor in now)
+    return torch.as_tensor(change / count) / torch.as_tensor(scale / count).clamp(min=1e-12)
 
 
 def refreshed(changes: Tensor, threshold: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MEANING = ("encoder_hidden_states", "class_labels", "added_cond_kwargs", "encoder_attention_mask", "attention_mask")
-"""Conditions by value: another prompt or label is another input. Of the rest (a ControlNet's) only the shape counts."""
+ADDED = re.compile(r".*(additional_residual|controlnet|intrablock).*")
+"""What a ControlNet or an adapter makes anew at every step: of it only the shape counts, of all else the value."""
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Context:
     x: Tensor
     cond: Mapping[str, Any]
     noise: Tensor | None = None
-    features: list[Tensor | None] = field(default_factory=list)
+    features: list[Any] = field(default_factory=list)
 
     def fits(self, x: Tensor, cond: Mapping[str, Any]) -> bool:
         return _alike(self.x, x) and self.cond.keys() == cond.keys() and all(_fits(self.cond, cond, k) for k in cond)
@@ -32,7 +33,7 @@ def blank(x: Tensor) -> Tensor:
 
 
 def _fits(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
-    return _same(before[name], now[name], by_value=name in MEANING)
+    return _same(before[name], now[name], by_value=ADDED.fullmatch(name) is None)
 
 
 def _same(a: Any, b: Any, *, by_value: bool) -> bool:

@@ -3,7 +3,7 @@
 ResnetBlock2D                     conv1's output, bias included; norm1, its activation and resampling are skipped
 Transformer2DModel in a UNet      the branch before its skip
 Attention in a UNet               attention(x) before its skip and its rescaling
-BasicTransformerBlock (DiT)       the outputs of attn1, attn2 and ff, before the block's gates
+a transformer's blocks            see `transformer_cuts`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.models.diffusion.classes import Attention, BasicTransformerBlock, ResnetBlock2D, Transformer2DModel
+from parediff.models.diffusion.classes import Attention, ResnetBlock2D, Transformer2DModel
 from parediff.models.tree import named
 from parediff.reuse.replacements import (
     Cell,
@@ -32,15 +32,29 @@ from parediff.reuse.replacements import (
     RecallResidual,
     Same,
 )
+from parediff.reuse.transformer_cuts import ATTENTION, Blocks, block_cuts, transformer_cuts
 
-RESNET, ATTENTION, MLP = "resnet", "attention", "mlp"
-LOOKED_FOR = "ResnetBlock2D, Transformer2DModel, Attention or a transformer's BasicTransformerBlock"
+RESNET = "resnet"
+LOOKED_FOR = "residual branches (of ResnetBlock2D or attention in a UNet, of a transformer's blocks in its lists)"
 
 
-def cuts_of(denoiser: nn.Module, *, resnets: bool, attentions: bool, mlps: bool) -> list[Cut]:
-    """Every cut of the wanted kinds, in the order of the network's definition. Raises where there is none."""
-    wanted = {RESNET: resnets, ATTENTION: attentions, MLP: mlps}
-    cuts = [cut for cut in _cuts(denoiser) if wanted[cut.kind]]
+def cuts_of(denoiser: nn.Module, *, resnets: bool, attentions: bool, mlps: bool, blocks: Blocks = "parts") -> list[Cut]:
+    """Every cut of the wanted kinds, in the order of the network's definition. Raises where there is none.
+
+    `blocks` says how much of a transformer a cut holds: attention and feed-forward apart, whole blocks, or all of them.
+    """
+    wanted = {RESNET: resnets, ATTENTION: attentions, "mlp": mlps}
+    if is_unet(denoiser):
+        if blocks != "parts":
+            raise RequestError("blocks", blocks, f"parts is accepted: {type(denoiser).__name__} is no transformer")
+        cuts = [cut for cut in _unet_cuts(denoiser) if wanted[cut.kind]]
+    elif blocks == "parts":
+        cuts = list(transformer_cuts(denoiser, attentions=attentions, mlps=mlps))
+    else:
+        cuts = list(block_cuts(denoiser, blocks))
+        if not cuts:
+            accepted = f"parts is accepted: {type(denoiser).__name__} has no list of transformer blocks"
+            raise RequestError("blocks", blocks, accepted)
     if not cuts:
         kinds = ", ".join(kind for kind, on in wanted.items() if on) or "none"
         accepted = f"a denoiser with {LOOKED_FOR} is accepted; wanted of these: {kinds}"
@@ -48,11 +62,12 @@ def cuts_of(denoiser: nn.Module, *, resnets: bool, attentions: bool, mlps: bool)
     return cuts
 
 
-def _cuts(denoiser: nn.Module) -> Iterator[Cut]:
-    if hasattr(denoiser, "transformer_blocks"):
-        for path, block in named(denoiser, BasicTransformerBlock):
-            yield from _transformer_block(path, block)
-        return
+def is_unet(denoiser: nn.Module) -> bool:
+    """Whether a network is made of residual blocks of convolutions."""
+    return any(isinstance(module, ResnetBlock2D) for module in denoiser.modules())
+
+
+def _unet_cuts(denoiser: nn.Module) -> Iterator[Cut]:
     build: dict[type[nn.Module], Callable[[nn.Module, str, Any], Cut]] = {
         ResnetBlock2D: _resnet,
         Transformer2DModel: _transformer,
@@ -120,12 +135,3 @@ def _attention(denoiser: nn.Module, path: str, module: Any) -> Cut:
         Patch(module, "rescale_output_factor", 1.0),
     ]
     return Cut(path, ATTENTION, cell, keep, [Put(owner, name, RecallResidual(cell, rescale))])
-
-
-def _transformer_block(path: str, block: Any) -> Iterator[Cut]:
-    for name, kind in (("attn1", ATTENTION), ("attn2", ATTENTION), ("ff", MLP)):
-        inner = getattr(block, name, None)
-        if inner is not None:
-            cell = Cell()
-            keep, recall = Put(block, name, Keep(cell, inner)), Put(block, name, Recall(cell))
-            yield Cut(f"{path}.{name}", kind, cell, [keep], [recall])

@@ -12,22 +12,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 class Cell:
-    """One kept tensor, exactly as it was computed; under a gate a, a · computed + (1 - a) · kept before."""
+    """What is kept, exactly as it was computed; under a gate a, a · computed + (1 - a) · kept before.
+
+    A tensor, or a tuple of tensors where a module gives several; `turn` counts the calls of a module in one of the
+    network, whose outputs are then kept in their order.
+    """
 
     def __init__(self) -> None:
-        self.tensor: Tensor | None = None
+        self.tensor: Any = None
         self.gate: Tensor | None = None
+        self.turn = 0
 
-    def put(self, computed: Tensor) -> None:
+    def put(self, computed: Any) -> None:
         before = self.tensor
         self.tensor = computed if self.gate is None or before is None else _blend(self.gate, computed, before)
 
 
-def _blend(gate: Tensor, computed: Tensor, before: Tensor) -> Tensor:
-    return gate * computed + (1 - gate) * before
+def _blend(gate: Tensor, computed: Any, before: Any) -> Any:
+    if isinstance(computed, tuple):
+        if not isinstance(before, tuple):  # nothing was kept yet
+            return computed
+        return tuple(_blend(gate, *pair) for pair in zip(computed, before, strict=True))
+    return None if computed is None else gate * computed + (1 - gate) * before
 
 
 class StandIn(nn.Module):
@@ -43,7 +53,7 @@ class StandIn(nn.Module):
         assert self.inner is not None
         return self.inner(*args, **kwargs)
 
-    def kept(self) -> Tensor:
+    def kept(self) -> Any:
         assert self.cell.tensor is not None
         return self.cell.tensor
 
@@ -61,6 +71,28 @@ class Recall(StandIn):
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
         return self.kept()
+
+
+class KeepTurns(StandIn):
+    """Calls the module and keeps its output, whatever it is made of, for each of its calls in one of the network."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output, turn = self.compute(*args, **kwargs), self.cell.turn
+        self.cell.turn += 1
+        before = self.cell.tensor if isinstance(self.cell.tensor, tuple) else ()
+        if self.cell.gate is not None and turn < len(before):
+            output = _blend(self.cell.gate, output, before[turn])
+        self.cell.tensor = (*before[:turn], output, *before[turn + 1 :])
+        return output
+
+
+class RecallTurns(StandIn):
+    """The outputs kept, one a call."""
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        turn = self.cell.turn
+        self.cell.turn += 1
+        return self.kept()[turn]
 
 
 class NoBatch(StandIn):
@@ -169,7 +201,7 @@ def standing_in(changes: Iterable[Put | Patch]) -> Iterator[None]:
 _ABSENT = object()
 
 
-def tensors_of(cuts: Iterable[Cut]) -> list[Tensor | None]:
+def tensors_of(cuts: Iterable[Cut]) -> list[Any]:
     """What the cells hold; the cells are empty afterwards."""
     held = []
     for cut in cuts:
@@ -178,10 +210,15 @@ def tensors_of(cuts: Iterable[Cut]) -> list[Tensor | None]:
     return held
 
 
-def fill(cuts: Iterable[Cut], tensors: Iterable[Tensor | None]) -> None:
+def fill(cuts: Iterable[Cut], tensors: Iterable[Any]) -> None:
     for cut, tensor in zip(cuts, tensors, strict=True):
-        cut.cell.tensor = tensor
+        cut.cell.tensor, cut.cell.turn = tensor, 0
 
 
-def size_bytes(tensors: Iterable[Tensor | None]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+def flat(kept: Any) -> list[Tensor]:
+    """Every tensor of what cells hold."""
+    return [leaf for leaf in tree_leaves(kept) if isinstance(leaf, Tensor)]
+
+
+def size_bytes(kept: Iterable[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in flat(list(kept)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
-from parediff.sampling.batch import Batch, to_uint8
+from parediff.sampling.batch import Batch, frames, to_uint8
 from parediff.sampling.workload import Workload
 
 
@@ -17,7 +17,8 @@ def images(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Itera
         conditions = given if given is not None else model.conditions_for(seeds)
         drawn = to_uint8(model.generate(seeds, conditions, sampler))
         first = seeds[0] - workload.first_seed
-        yield Batch(range(first, first + len(seeds)), drawn, conditions, workload.block_of(seeds[0]), drawn)
+        rows, block = range(first, first + len(seeds)), workload.block_of(seeds[0])
+        yield Batch(rows, drawn, conditions, block, pictures=frames(drawn))
 
 
 def calls(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Call]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
+from diffusers.hooks._helpers import TransformerBlockRegistry
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.normalization import AdaLayerNormZero
 from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
+from torch import Tensor, nn
 
 
 def residual_blocks(denoiser: nn.Module) -> dict[str, ResnetBlock2D]:
@@ -29,3 +33,26 @@ def adaptive_blocks(denoiser: nn.Module) -> dict[str, BasicTransformerBlock]:
 def is_adaptive(norm: nn.Module) -> bool:
     """Whether a norm is adaLN-Zero, or stands for one that it holds as `inner`."""
     return isinstance(getattr(norm, "inner", norm), AdaLayerNormZero)
+
+
+def streams_of(block: nn.Module, args: Any, kwargs: Any, outputs: int) -> tuple[Tensor | None, ...]:
+    """What the `outputs` of a transformer block go on from: the image's tokens, or those and the text's, as returned.
+
+    diffusers' registry knows the order for most blocks; others return text first, as its joint blocks do.
+    """
+    kind: Any = type(block)
+    signature = inspect.signature(kind.forward)
+    given = signature.bind(block, *args, **kwargs).arguments
+    hidden = given.get("hidden_states", given.get(list(signature.parameters)[1]))
+    if outputs == 1:
+        return (hidden,)
+    metadata, context = _known(kind), given.get("encoder_hidden_states")
+    first = metadata is not None and metadata.return_hidden_states_index == 0
+    return (hidden, context) if first else (context, hidden)
+
+
+def _known(kind: Any) -> Any:
+    try:
+        return TransformerBlockRegistry.get(kind)
+    except ValueError:
+        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,9 @@ from typing import Any, Protocol
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+
+from parediff.models.diffusion.convention import convention_of
+from parediff.models.diffusion.time import tell_time
 
 Condition = Mapping[str, Any]
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -40,6 +41,7 @@ class Sampled(Protocol):
     options: dict[str, Any]
     wrapper_factories: list[Callable[[Run], Wrapper]]
     observers: list[Observer]
+    prompts: Any
 
     @property
     def denoiser(self) -> nn.Module: ...
@@ -69,7 +71,8 @@ class Run:
 
     A wrapper finds the network it wraps through `model`, so that the factories of a copied model see the copy.
     `index` counts the scheduler's finished steps, so guidance in two calls, skipped calls and extra calls
-    do not shift it. `evaluations` counts the calls that reached the network. While `probing`, a call's x is no part of
+    do not shift it. `entered` is whether the denoiser was asked for anything yet;
+    `evaluations` counts the calls that reached the network. While `probing`, a call's x is no part of
     the trajectory: a wrapper that remembers something for later calls lets it pass and forgets it.
     """
 
@@ -78,6 +81,7 @@ class Run:
     generators: list[torch.Generator]
     model: Sampled
     index: int = 0
+    entered: bool = False
     evaluations: int = 0
     probing: bool = False
 
@@ -104,32 +108,27 @@ class DenoiserOutput(BaseOutput):
     sample: Tensor
 
 
-def signature_of(denoiser: nn.Module) -> inspect.Signature:
-    """The plain signature of the network's class, also while its door is open."""
-    kind: Any = type(denoiser)
-    return _class_signature(kind)
-
-
-@functools.cache
-def _class_signature(kind: Any) -> inspect.Signature:
-    return inspect.Signature(list(inspect.signature(kind.forward).parameters.values())[1:])
-
-
 def split_arguments(denoiser: nn.Module, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any], bool]:
     """(x, t as [B], every other argument, whether an output object is wanted)."""
-    bound = signature_of(denoiser).bind(*args, **kwargs).arguments
+    convention = convention_of(denoiser)
+    bound = convention.signature.bind(*args, **kwargs).arguments
     bound.update(bound.pop("kwargs", {}))
     return_dict = bound.pop("return_dict", True)
-    x = bound.pop(next(iter(signature_of(denoiser).parameters)))
-    t = torch.as_tensor(bound.pop("timestep"), device=x.device)
+    x = bound.pop(convention.x)
+    x = torch.stack(list(x)) if convention.listed else x
+    t = torch.as_tensor(bound.pop(convention.t), device=x.device)
     cond = {name: value for name, value in bound.items() if value is not None}
     return x, t.expand(x.shape[0]) if t.ndim == 0 else t, cond, return_dict
 
 
 def call_network(denoiser: nn.Module, forward: Callable[..., Any], x: Tensor, t: Tensor, cond: Condition) -> Tensor:
     """The raw output of one call."""
-    first = next(iter(signature_of(denoiser).parameters))
-    return forward(**{first: x}, timestep=t, **cond, return_dict=False)[0]
+    convention = convention_of(denoiser)
+    given: Any = list(x.unbind(0)) if convention.listed else x
+    tell_time(denoiser, t)
+    nothing = dict.fromkeys(convention.required)  # an argument that has no default is handed over also where it is null
+    output = forward(**(nothing | {convention.x: given, convention.t: t} | dict(cond)), return_dict=False)[0]
+    return torch.stack(list(output)) if convention.listed else output
 
 
 @contextmanager
@@ -142,7 +141,7 @@ def opened(model: Sampled, run: Run) -> Iterator[None]:
     hooked = denoiser.__dict__.get("forward")
     if hasattr(hooked, "is_open_door"):
         raise RuntimeError(f"{model.name} is already sampling; one run at a time, or give each run its own copy")
-    plain = denoiser.forward
+    plain, listed = denoiser.forward, convention_of(denoiser).listed
 
     def network(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         output = call_network(denoiser, plain, x, t, cond)
@@ -156,8 +155,10 @@ def opened(model: Sampled, run: Run) -> Iterator[None]:
         predict = _wrapped(factory(run), predict)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        run.entered = True
         x, t, cond, return_dict = split_arguments(denoiser, args, kwargs)
-        output = predict(x, t, cond)
+        output: Any = predict(x, t, cond)
+        output = list(output.unbind(0)) if listed else output
         return DenoiserOutput(sample=output) if return_dict else (output,)
 
     forward.is_open_door = True  # type: ignore[attr-defined]

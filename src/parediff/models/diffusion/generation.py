@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -13,6 +14,21 @@ from torch import Tensor
 from parediff.errors import RequestError
 from parediff.models.diffusion.conditioning import class_rows
 from parediff.models.diffusion.door import Sampled
+from parediff.models.diffusion.inputs import arguments_of, check_frames, check_options, parameters_of
+from parediff.models.diffusion.text import prompts_kept
+
+PICTURES = ("images", "frames")
+DECODERS = ("vae", "vqvae", "movq", "vqgan")
+BARE = {
+    "batch_size",
+    "generator",
+    "num_inference_steps",
+    "eta",
+    "use_clipped_model_output",
+    "class_labels",
+    "output_type",
+    "return_dict",
+}
 
 
 def conditioning_of(pipeline: Any, denoiser: Any) -> str:
@@ -29,29 +45,69 @@ def conditioning_of(pipeline: Any, denoiser: Any) -> str:
     return "none"
 
 
-def images(model: Sampled, conditions: Sequence[Any] | None, scheduler: Any, generators: Any, steps: int) -> Any:
-    """Images in [0, 1], NCHW, from the open door of `model`."""
+def own_guidance(pipeline: Any) -> float:
+    """The guidance scale that a pipeline takes where nobody says; 1, which is none, where it takes no scale."""
+    parameter = parameters_of(type(pipeline)).get("guidance_scale")
+    return 1.0 if parameter is None or parameter.default is None else float(parameter.default)
+
+
+def draws_pixels(pipeline: Any) -> bool:
+    """Whether the pipeline is a bare network of pixels, which the plain loop samples with any scheduler."""
+    decoder = any(hasattr(pipeline, name) for name in DECODERS)
+    return not decoder and set(parameters_of(type(pipeline))) <= BARE
+
+
+def images(model: Sampled, conditions: Sequence[Any] | None, scheduler: Any, generators: Any, steps: int) -> Tensor:
+    """What the open door of `model` draws: images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], or latents.
+
+    Latents, where the pipeline gives or is asked for them, are shown as z / 8 + 1/2: four standard deviations each way.
+    """
     pipeline = model.pipeline
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    if "prompt" not in parameters and "class_labels" not in parameters and not hasattr(pipeline, "vqvae"):
+    if draws_pixels(pipeline):
+        check_options_of(model)
         return _pixels(model, conditions, scheduler, generators, steps)
-    arguments: dict[str, Any] = {"num_inference_steps": steps, "generator": generators, "output_type": "pt"}
+    parameters = parameters_of(type(pipeline))
+    check_options_of(model)
+    arguments: dict[str, Any] = {"num_inference_steps": steps, "generator": generators, "output_type": "np"}
     if "prompt" in parameters:
         arguments["prompt"] = list(conditions or [])
     elif "class_labels" in parameters:
         arguments["class_labels"] = list(conditions or [])
-    else:
-        arguments |= {"batch_size": len(generators), "output_type": "np"}
-    if "guidance_scale" in parameters:
+    elif "batch_size" in parameters:
+        arguments["batch_size"] = len(generators)
+    scale = parameters.get("guidance_scale")
+    if scale is not None and (scale.default is not None or model.guidance_scale != 1):  # null there: not distilled
         arguments["guidance_scale"] = model.guidance_scale
-    unknown = set(model.options) - set(parameters)
-    if unknown:
-        raise RequestError("model.options", sorted(unknown), f"arguments of {type(pipeline).__name__} are accepted")
+    arguments |= arguments_of(type(pipeline), model.options, len(generators))
     pipeline.set_progress_bar_config(disable=True)
-    output = pipeline(**arguments, **model.options).images
-    if isinstance(output, Tensor):
-        return output
-    return torch.as_tensor(output).permute(0, 3, 1, 2)
+    with prompts_kept(pipeline, model.prompts):
+        output = pipeline(**arguments)
+    return _drawn(output, latent=arguments["output_type"] == "latent")
+
+
+def check_options_of(model: Sampled) -> None:
+    """Raise RequestError where the pipeline does not take what the model is told to hand it."""
+    try:
+        check_options(type(model.pipeline), model.options)
+    except RequestError as error:
+        raise error.within("model") from error
+    check_frames(model.pipeline, model.options)
+
+
+def _drawn(output: Any, *, latent: bool) -> Tensor:
+    kind = next((name for name in PICTURES if getattr(output, name, None) is not None), None)
+    if kind is None or latent:
+        return _as_picture(torch.as_tensor(output[0])) / 8 + 0.5
+    drawn = output[kind]
+    if isinstance(drawn, Tensor):
+        return drawn
+    tensor = torch.as_tensor(np.asarray(drawn))
+    return tensor.movedim(-1, -3)
+
+
+def _as_picture(latent: Tensor) -> Tensor:
+    """[B, tokens, C] as one channel of that size; every other shape stays."""
+    return latent.unsqueeze(1) if latent.ndim == 3 else latent
 
 
 def _pixels(model: Sampled, conditions: Sequence[int] | None, scheduler: Any, generators: Any, steps: int) -> Tensor:

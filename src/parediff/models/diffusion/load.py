@@ -16,8 +16,11 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from parediff.errors import RequestError
+from parediff.models.diffusion.inputs import check_options, files_of
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.provenance import file_fingerprint
+from parediff.models.diffusion.sampler import Sampler
+from parediff.models.diffusion.text import PromptStore
+from parediff.provenance import file_fingerprint, fingerprint
 from parediff.resources import ASSETS, folder_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,15 +29,20 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 @dataclass(frozen=True)
 class PretrainedPipeline:
-    """A diffusers folder or hub id; constructing it checks what can be checked without loading."""
+    """A diffusers folder or hub id; constructing it checks what can be checked without loading.
+
+    `guidance_scale` null leaves it to the pipeline; `options` are further arguments of its call, pictures and tensors
+    by their files. Encoded prompts are kept below `text_cache`, for every run that draws from the same ones.
+    """
 
     name: str
     path: str
     dtype: str = "float32"
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = 1.0
     null_class: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    text_cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -43,6 +51,18 @@ class PretrainedPipeline:
             raise RequestError("path", self.path, "a diffusers folder or a hub id is accepted")
         if self.is_local:
             check_folder(self.folder)
+            check_options(self._pipeline_class(), self.options)
+
+    def _pipeline_class(self) -> Any:
+        """The pipeline's class, as a local folder names it."""
+        return getattr(diffusers, json.loads((self.folder / "model_index.json").read_text())["_class_name"])
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise RequestError for a sampler of another family than the model's, where a local folder tells."""
+        file = self.folder / "scheduler" / "scheduler_config.json"
+        if self.is_local and file.is_file():
+            config = json.loads(file.read_text())
+            sampler.check(getattr(diffusers, config["_class_name"]), config)
 
     @property
     def folder(self) -> Path:
@@ -56,7 +76,11 @@ class PretrainedPipeline:
 
     def image_shape(self) -> tuple[int, int, int] | None:
         """C, H, W of its images where a local folder tells; None where only loading can."""
-        return shape_of_images(self.folder) if self.is_local else None
+        if not self.is_local:
+            return None
+        height, width = self.options.get("height"), self.options.get("width")
+        asked = isinstance(height, int) and isinstance(width, int)
+        return (3, height, width) if asked else shape_of_images(self.folder)  # type: ignore[return-value]
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its images: where it came from, the weights themselves, precision and guidance."""
@@ -68,13 +92,14 @@ class PretrainedPipeline:
         }
         weights = sorted(self.folder.rglob("*.safetensors")) if self.is_local else []
         files = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in weights}
+        inputs = files_of(self._pipeline_class(), self.options) if self.is_local else []
         return {
             "name": self.name,
             **asked,
             "null_class": self.null_class,
             "options": dict(self.options),
             "weights": files,
-        }
+        } | ({"inputs": {str(file): file_fingerprint(file) for file in inputs}} if inputs else {})
 
     def load(self, device: str) -> DiffusionModel:
         """The pipeline on `device`. Only safetensors are read; nothing is ever unpickled."""
@@ -97,8 +122,17 @@ class PretrainedPipeline:
             guidance_scale=self.guidance_scale,
             null_class=self.null_class,
             options=self.options,
+            prompts=self._prompts(),
         )
         return model.to(device)
+
+    def _prompts(self) -> PromptStore:
+        """Where encoded prompts are kept: below `text_cache`, apart for every set of encoders."""
+        folders = [part for part in self.folder.glob("t*") if part.is_dir()] if self.is_local else []
+        files = sorted(file for part in folders if not part.name.startswith("transformer") for file in part.rglob("*"))
+        weights = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in files if file.is_file()}
+        origin = fingerprint({"path": self.path, "revision": self.revision, "dtype": self.dtype, "encoders": weights})
+        return PromptStore(None if self.text_cache is None else Path(self.text_cache), origin)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from parediff.models.diffusion import generation
 from parediff.models.diffusion.conditioning import keep_labels
 from parediff.models.diffusion.door import Condition, Observer, Run, Wrapper, call_network, opened
 from parediff.models.diffusion.sampler import Sampler, generators_for, seeded_steps
+from parediff.models.diffusion.text import PromptStore
 
 
 class DiffusionModel:
@@ -29,13 +31,16 @@ class DiffusionModel:
         pipeline: Any,
         *,
         name: str,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = 1.0,
         null_class: int | None = None,
         options: Mapping[str, Any] | None = None,
+        prompts: PromptStore | None = None,
     ) -> None:
         self.pipeline, self.name = pipeline, name
         self.part = _part(pipeline)
-        self.guidance_scale, self.options = guidance_scale, dict(options or {})
+        self.guidance_scale = generation.own_guidance(pipeline) if guidance_scale is None else guidance_scale
+        self.options = dict(options or {})
+        self.prompts = prompts or PromptStore()
         self.wrapper_factories: list[Callable[[Run], Wrapper]] = []
         self.observers: list[Observer] = []
         self.conditioning = generation.conditioning_of(pipeline, self.denoiser)
@@ -67,7 +72,9 @@ class DiffusionModel:
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """C, H, W of what the denoiser sees."""
-        size = self.config.sample_size
+        size = self.config.get("sample_size")
+        if size is None:
+            raise RequestError("model", type(self.denoiser).__name__, "a network that says the size of its samples")
         height, width = (size, size) if isinstance(size, int) else size
         return self.config.in_channels, height, width
 
@@ -116,7 +123,7 @@ class DiffusionModel:
 
     @torch.no_grad()
     def generate(self, seeds: Sequence[int], conditions: Sequence[Any] | None, sampler: Sampler) -> Tensor:
-        """Images in [0, 1], float32 NCHW on the CPU, one for each seed (and condition)."""
+        """Images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], float32 on the CPU, one a seed and condition."""
         if self.conditioning == "class" and conditions is None:
             conditions = self.conditions_for(seeds)
         if self.conditioning == "text" and conditions is None:
@@ -124,27 +131,92 @@ class DiffusionModel:
         if self.conditioning == "none" and conditions is not None:
             raise RequestError("workload.conditions", "given", f"{self.name} takes no conditions")
         generators = generators_for(seeds)
-        with self._sampling(sampler, seeds, generators) as run:
+        with self._sampling(sampler, seeds, generators) as run, self._complaints(run):
             result = generation.images(self, conditions, run.scheduler, generators, sampler.steps)
         return result.detach().float().cpu()
 
+    @torch.no_grad()
+    def times(self, sampler: Sampler) -> Tensor:
+        """The time steps that the network would be given, ascending, float64: a run in which it is not called."""
+        seen: list[Tensor] = []
+        twin = copy.copy(self)
+        twin.pipeline = copy.copy(self.pipeline)
+
+        def blind(run: Run) -> Wrapper:
+            def note(_: Any, x: Tensor, t: Tensor, __: Condition) -> Tensor:
+                seen.append(t.detach().double().cpu().reshape(-1))
+                return self._blank(x)
+
+            return note
+
+        twin.wrapper_factories, twin.observers = [blind], []
+        conditions = None if self.conditioning == "none" else (("",) if self.conditioning == "text" else (0,))
+        generators = generators_for((0,))
+        sampling = twin._sampling(sampler, (0,), generators, leave=True)
+        with contextlib.suppress(_Executed), sampling as run, self._complaints(run):
+            generation.images(twin, conditions, run.scheduler, generators, sampler.steps)
+        return torch.cat(seen).unique()
+
+    def _blank(self, x: Tensor) -> Tensor:
+        """Zeros of the shape of the output for x; packed tokens keep their width."""
+        if x.ndim < 4:
+            return torch.zeros_like(x)
+        wide, shape = self.config.get("in_channels"), list(x.shape)
+        place = shape.index(wide, 1) if wide in shape[1:] else 1
+        network: Any = self.denoiser
+        shape[place] = getattr(network, "out_channels", None) or self.config.get("out_channels") or shape[place]
+        return x.new_zeros(shape)
+
     @contextmanager
-    def _sampling(self, sampler: Sampler, seeds: Sequence[int], generators: list[torch.Generator]) -> Iterator[Run]:
-        """The pipeline with a fresh scheduler and an open door."""
+    def _complaints(self, run: Run) -> Iterator[None]:
+        """What a pipeline refuses before it asks its denoiser for anything is a wrong request."""
+        try:
+            yield
+        except RequestError:
+            raise
+        except (ValueError, TypeError, AssertionError, AttributeError) as error:
+            if run.entered:
+                raise
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            raise RequestError("model.options", self.options, f"{type(self.pipeline).__name__}: {line}") from error
+
+    @contextmanager
+    def _sampling(
+        self, sampler: Sampler, seeds: Sequence[int], generators: list[torch.Generator], *, leave: bool = False
+    ) -> Iterator[Run]:
+        """The pipeline with a fresh scheduler and an open door; `leave` ends it after the last step."""
         own = self.pipeline.scheduler
         scheduler = sampler.scheduler_for(self.pipeline)
         run = Run(scheduler, tuple(seeds), generators, self)
         self.pipeline.scheduler = scheduler
+
+        def after() -> None:
+            run.advance()
+            if leave and run.index >= run.steps:
+                raise _Executed
+
         vars(self.pipeline).pop("_num_timesteps", None)  # what an earlier run executed; this one sets it anew
         try:
-            with seeded_steps(scheduler, generators, sampler.eta, run.advance), opened(self, run):
+            with seeded_steps(scheduler, generators, sampler.eta, after), opened(self, run):
                 yield run
         finally:
             self.pipeline.scheduler = own
 
 
+class _Executed(Exception):
+    """Every step was taken: a run that only asks for its time steps is over."""
+
+
+PARTS = ("unet", "transformer", "prior", "decoder")
+
+
 def _part(pipeline: Any) -> str:
-    for part in ("unet", "transformer"):
-        if isinstance(getattr(pipeline, part, None), nn.Module):
-            return part
-    raise RequestError("model.path", type(pipeline).__name__, "a pipeline with a unet or a transformer is accepted")
+    found = [part for part in PARTS if isinstance(getattr(pipeline, part, None), nn.Module)]
+    if not found:
+        raise RequestError(
+            "model.path", type(pipeline).__name__, f"a pipeline with one of {', '.join(PARTS)} is accepted"
+        )
+    second = f"{found[0]}_2"
+    if isinstance(getattr(pipeline, second, None), nn.Module):
+        raise RequestError("model.path", type(pipeline).__name__, f"one denoiser is accepted; this has a {second} too")
+    return found[0]

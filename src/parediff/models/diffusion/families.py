@@ -1,0 +1,60 @@
+"""Families of schedulers: which of diffusers' can sample a network that was trained for another of them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import yaml
+
+from parediff.resources import shipped
+
+FLOW = "flow matching"
+DIFFUSION = "a discrete noise schedule"
+
+
+def family_of(kind: Any, config: Mapping[str, Any]) -> str:
+    """Flow matching, a discrete noise schedule (alphas from betas), or a family of the scheduler's own.
+
+    The multistep solvers serve both, and follow what their config says the network predicts.
+    """
+    name, parameters = kind.__name__, _parameters(kind)
+    if name.startswith("FlowMatch"):
+        return FLOW
+    if "use_flow_sigmas" in parameters and config.get("prediction_type") == "flow_prediction":
+        return FLOW
+    if name.startswith("CogVideoX"):
+        return "CogVideoX's noise schedule"
+    if name.startswith("EDM"):
+        return "continuous noise levels"
+    return DIFFUSION if "beta_schedule" in parameters else f"{name}'s noise schedule"
+
+
+@functools.cache
+def _parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind.__init__).parameters
+
+
+def settings_for(kind: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline's scheduler config in the words of another class: the shift of flow's noise levels has two names."""
+    parameters = _parameters(kind)
+    for here, there in (("shift", "flow_shift"), ("flow_shift", "shift")):
+        if here in config and there in parameters and here not in parameters:
+            config[there] = config.pop(here)
+    return config
+
+
+def accepted_samplers(own: Any, config: Mapping[str, Any]) -> list[str]:
+    """Names in conf/sampler of the family of a pipeline's scheduler; `own` is always one."""
+    wanted, names = family_of(own, config), []
+    for path in sorted((shipped("conf") / "sampler").glob("*.yaml")):
+        entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kind = own if entry["scheduler"] is None else getattr(diffusers, entry["scheduler"])
+        shifted = config.get("use_dynamic_shifting") and kind is not own
+        fits = not shifted or "mu" in inspect.signature(kind.set_timesteps).parameters
+        if fits and family_of(kind, {**config, **(entry.get("options") or {})}) == wanted:
+            names.append(path.stem)
+    return names
