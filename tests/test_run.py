@@ -64,7 +64,7 @@ def test_a_run_writes_one_whole_record_and_says_where(line: Any, tmp_path: Path,
     found = record.read(path)
     assert found.status == "finished"
     assert found.workload == {"first_seed": 0, "count": 6, "conditions": None}
-    assert found.sampler == {"name": "ddim", "steps": 4, "eta": 0.0}
+    assert found.sampler == {"name": "own", "steps": 4, "eta": 0.0}
     assert found.cost["nfe"] == 4
     assert found.baseline["cost"]["nfe"] == 6
     assert found.cost["macs"] * 6 == pytest.approx(found.baseline["cost"]["macs"] * 4)
