@@ -13,8 +13,8 @@ class Batch:
     """Outputs of one batch, a row each, all of one seed block.
 
     `rows` are their places in the workload. `outputs` are drawn images (uint8 NCHW; videos NFCHW), or the classes
-    that a classifier named (int64 [B]); `wanted` is what was asked for: conditions, or the true classes. `pictures` (uint8
-    NCHW) are for the eye. A classifier's batch also holds the images it saw, NCHW in [-1, 1], and the network itself.
+    that a classifier named (int64 [B]); `wanted` is what was asked for: conditions, or the true classes. `pictures`
+    (uint8 NCHW) are for the eye. A classifier's batch also holds the images it saw, NCHW in [-1, 1], and the network.
     """
 
     rows: range
