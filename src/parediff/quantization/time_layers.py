@@ -42,6 +42,7 @@ def cache_time_layers(model: DiffusionModel) -> list[str]:
     context = time_context_of(denoiser)
     features = [denoiser.time_embedding(denoiser.time_proj(t).to(model.dtype)) for t in context.known.reshape(-1, 1)]
     activated = nn.functional.silu(torch.cat(features))
+    context.enter(context.known)
     for path, projection in found:
         put(denoiser, path, CachedProjection(context, projection(activated)))
     return [path for path, _ in found]
