@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from parediff.quantization.noisy import products, quantizers
+from parediff.quantization.pseudo import calibrate, install, kind_of
 from torch import Tensor, nn
 
 import tiny
@@ -20,8 +22,6 @@ from parediff.quantization.budget import (
     reachable_gbops,
 )
 from parediff.quantization.noise import BitRange, Uniform
-from parediff.quantization.noisy import products, quantizers
-from parediff.quantization.pseudo import calibrate, install, kind_of
 
 RANGE = BitRange(2, 14, 8.0)
 

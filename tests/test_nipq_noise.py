@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from parediff.quantization.noisy import ordinary
 from torch import Tensor
 
 from parediff.errors import RequestError
@@ -22,7 +23,6 @@ from parediff.quantization.noise import (
     inverse_softplus,
     levels,
 )
-from parediff.quantization.noisy import ordinary
 
 RANGE = BitRange(2, 14, 8.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from parediff.quantization.noisy import NoisyLayer, products, quantizers
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -23,7 +24,6 @@ from parediff.models.diffusion.door import Call
 from parediff.pipeline.compress import compress, restore
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul
 from parediff.quantization.noise import BitRange, NoiseQuantizer, Uniform
-from parediff.quantization.noisy import NoisyLayer, products, quantizers
 from parediff.training.batchnorm import reestimate
 from parediff.training.fit import Trainer
 from parediff.training.nipq import NoiseTraining

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 from diffusers import DDPMPipeline
+from parediff.methods.ptq import PTQ
 from torch import Tensor
 
 import tiny
 from parediff.errors import RequestError
-from parediff.methods.ptq import PTQ
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.load import PretrainedPipeline
 from parediff.models.diffusion.pipeline import DiffusionModel

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from parediff.methods.q_diffusion import QDiffusion
 from torch import nn
 
 import tiny
@@ -13,7 +14,6 @@ from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
 from parediff.config.request import construct
-from parediff.methods.q_diffusion import QDiffusion
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.compress import compress, restore
 from parediff.quantization.grid import Grid

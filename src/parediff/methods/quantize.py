@@ -54,12 +54,12 @@ GridName = Literal["affine", "symmetric", "symmetric_negative", "narrow"]
 class Quantize(Method):
     """`recipe` names one of `recipes`, from which the YAML takes the grids, widths and searches that are not given.
 
-    Grids and special layers are as in `quantization.placement`, searches as in `quantization.search`. `values`: how many
-    numbers of each activation are kept. `weights_first`: activations are observed behind rounded weights, as they will
-    be met. `trajectory`: `own` fits timed intervals step by step along the quantised model's own trajectory. Timed
-    tables are made for `sampler`'s steps, or for the calibrated ones where it is null. `offset` learned: symmetric grids
-    not behind SiLU are rounded around a learned number. `cache_time_layers`: projections of the time embedding become
-    tables too.
+    Grids and special layers are as in `quantization.placement`, searches as in `quantization.search`. `values`: how
+    many numbers of each activation are kept. `weights_first`: activations are observed behind rounded weights, as they
+    will be met. `trajectory`: `own` fits timed intervals step by step along the quantised model's own trajectory. Timed
+    tables are made for `sampler`'s steps, or for the calibrated ones where it is null. `offset` learned: symmetric
+    grids not behind SiLU are rounded around a learned number. `cache_time_layers`: projections of the time embedding
+    become tables too.
     """
 
     emulated: ClassVar[bool] = True

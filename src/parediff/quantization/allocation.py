@@ -16,7 +16,7 @@ Sensitivity = Mapping[NoiseQuantizer, float]
 
 @torch.no_grad()
 def sensitivity(quantizers: Sequence[NoiseQuantizer], outputs: Callable[[], Tensor]) -> dict[NoiseQuantizer, float]:
-    """Mean squared change of `outputs()`, which evaluates the rounding network on one batch, one quantiser at a time."""
+    """Mean squared change of `outputs()`, the rounding network's on one batch, quantiser by quantiser."""
     before, found = outputs(), {}
     for quantizer in quantizers:
         held, bits = int(quantizer.fixed), quantizer.bits
@@ -30,8 +30,8 @@ def sensitivity(quantizers: Sequence[NoiseQuantizer], outputs: Callable[[], Tens
 def project(constraint: Constraint, minds: Sensitivity) -> None:
     """Hold every learned width where the constraint is met as nearly as widths allow, without spending more.
 
-    The error of a width is taken to fall by 4 with every bit. Widths that spend too much lose the bits that matter least
-    for what they cost; what is left is given where it helps most; and pairs are exchanged where that still misses.
+    The error of a width is taken to fall by 4 with every bit. Widths that spend too much lose the bits that matter
+    least for what they cost; what is left is given where it helps most; pairs are exchanged where that still misses.
     """
     widths = [quantizer.bits for quantizer in constraint.quantizers]
     allocation = _Allocation(constraint, minds, tuple(widths))

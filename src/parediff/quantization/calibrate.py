@@ -61,6 +61,10 @@ def calibrate(root: nn.Module, calls: Iterable[Any], run: Run, plan: Plan) -> No
     if plan.context is not None:
         plan.context.remember_all(call.t for call in calls)
     samples = observe(quantizers, calls, run, plan)
+    for name, quantizer in quantizers.items():
+        if getattr(quantizer, "beta", None) is not None:
+            quantizer.beta.data.copy_(samples[name].values.mean())
+            samples[name] = samples[name].minus(quantizer.beta.detach())
     plan.kind.fit(quantizers, samples, plan.activations)
     if not plan.weights_first:
         fit_weights(root, plan.weights)

@@ -94,6 +94,12 @@ class Generated(TimedSource):
         self.forget()
 
     @torch.no_grad()
+    def hold(self, interval: Interval) -> None:
+        """Give one interval [K] for all time, the first."""
+        self.last.weight.zero_()
+        self.fill(*(None if one is None else one[0] for one in interval))  # type: ignore[arg-type]
+
+    @torch.no_grad()
     def fill_entries(self, rows: slice, step: Tensor, zero_point: Tensor | None) -> None:
         """Tabulate these intervals at some of the context's steps, whatever the generator says."""
         if self.table is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby, product
 from typing import Any, Literal
 
@@ -28,10 +28,12 @@ class GeneratorFit:
 
     y(t) is what the generator gives out, y*(t) what it should for the best interval at t, and H(t) the curvature of
     the error there, relative to the activation's energy or not: near its minimum that is the quantisation error itself.
-    Every iteration sees all time steps and quantisers, and a random time between every two of them, with targets in
-    between: the embedding turns once in 2 pi time steps, and a generator free between fitted times would swing there.
-    The learning rate falls to zero along half a cosine. `initial`: `statistics` starts from the paper's mean + 3 sigma
-    (16 sigma after SiLU) and `static` from the best static interval, and either stays there.
+    It is taken on the side on which y lies, since clipping costs more than a wide step at many bits. A generator that
+    ends above the static interval's error, as a time embedding's may, goes back to it. Every iteration sees all time
+    steps and quantisers, and a random time between every two of them, with targets in between: the embedding turns once
+    in 2 pi time steps, and a generator free between fitted times would swing there. The learning rate falls to zero
+    along half a cosine. `initial`: `statistics` starts from the paper's mean + 3 sigma (16 sigma after SiLU) and
+    `static` from the best static interval, and either stays there.
     """
 
     initial: Literal["statistics", "static", "fitted"]
@@ -61,6 +63,7 @@ class GeneratorFit:
     ) -> None:  # fmt: skip
         """Fit the generators of filled quantisers to tables over the context's known time steps."""
         targets = [self._target(one, samples[name], tables[name], search) for name, one in quantizers.items()]
+        before = {name: one.source.over_time() for name, one in quantizers.items()}
         paired = list(zip([one.source for one in quantizers.values()], targets, strict=True))
         size = lambda pair: len(pair[0].last.bias)  # noqa: E731
         for _, alike in groupby(sorted(paired, key=size), key=size):
@@ -69,6 +72,27 @@ class GeneratorFit:
             with torch.enable_grad():
                 self._descend(stack, Targets.stacked(chosen), sources[0])
             stack.write_back(sources)
+        for name, one in quantizers.items():
+            static, fitted = (
+                self._error(one, samples[name], interval, search) for interval in (before[name], one.source.over_time())
+            )
+            if not fitted < static:
+                one.source.hold(before[name])
+
+    def _error(self, quantizer: Any, samples: Samples, interval: Interval, search: Search) -> float:
+        """Mean over time of a table's error, relative to the activations' energy where that is asked for."""
+        step, zero_point = (None if one is None else one.reshape(1, -1) for one in interval)
+        assert step is not None
+        score = _score(search)
+        errors = scores_of(samples, step, zero_point, quantizer.grid, score)[0]
+        return float((errors / self._scale(samples, score)).mean())
+
+    def _scale(self, samples: Samples, score: Any) -> Tensor:
+        """[K * groups]: the energy at each time, or of all time."""
+        exponent = getattr(getattr(score, "error", score), "exponent", 2.0)
+        energy = samples.values.abs().pow(exponent).mean(dim=1)
+        floor = 1e-6 * float(energy.mean()) + 1e-20
+        return energy.clamp_min(floor) if self.relative_error else energy.mean().clamp_min(1e-20).expand_as(energy)
 
     def _descend(self, stack: Stack, targets: Targets, source: Generated) -> None:
         optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate, foreach=True)
@@ -89,57 +113,68 @@ class GeneratorFit:
         source, (step, _) = quantizer.source, table
         best = source.reach_of(*table).reshape(len(step), -1, 2 if quantizer.grid.has_zero_point else 1)
         unit = best.sum(dim=2).mean(dim=0).clamp_min(1e-12)  # [groups]: how far the intervals reach, on average
-        score = search.score if isinstance(search, Shrink) else PowerError(2.0)
         nudges = list(product((-1, 0, 1), repeat=best.shape[2]))
         moved = torch.stack([best + NUDGE * unit[:, None] * best.new_tensor(nudge) for nudge in nudges]).clamp_min(0)
         intervals = [source.interval_of(one.flatten(1)) for one in moved]
         steps = torch.stack([one.flatten() for one, _ in intervals])
         zeros = None if intervals[0][1] is None else torch.stack([z.flatten() for _, z in intervals if z is not None])
-        errors = scores_of(samples, steps, zeros, quantizer.grid, score).reshape(len(nudges), *best.shape[:2])
-        exponent = getattr(getattr(score, "error", score), "exponent", 2.0)
-        energy = samples.values.abs().pow(exponent).mean(dim=1).reshape(best.shape[:2])
-        scale = energy.clamp_min(1e-6 * float(energy.mean())) if self.relative_error else energy.mean()
-        curvature = _curvature(dict(zip(nudges, errors / scale.clamp_min(1e-20), strict=True)))
-        return Targets(best, curvature, unit)
+        score = _score(search)
+        errors = scores_of(samples, steps, zeros, quantizer.grid, score) / self._scale(samples, score)
+        shaped = errors.reshape(len(nudges), *best.shape[:2])
+        return Targets(best, *_curvatures(dict(zip(nudges, shaped, strict=True))), unit)
+
+
+def _score(search: Search) -> Any:
+    return search.score if isinstance(search, Shrink) else PowerError(2.0)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """`best` [..., K, groups, d] of what generators give out, the error's `curvature` [..., K, groups, d, d] around it
-    in units of `unit` [..., groups]."""
+    """`best` [..., K, groups, d] of what generators give out, and the error around it in units of `unit` [..., groups]:
+    `below` and `above` [..., K, groups, d] the curvatures on either side, `mixed` [..., K, groups] between two numbers.
+    """
 
     best: Tensor
-    curvature: Tensor
+    below: Tensor
+    above: Tensor
+    mixed: Tensor
     unit: Tensor
 
     @classmethod
     def stacked(cls, parts: Sequence[Targets]) -> Targets:
-        columns = ([getattr(part, name) for part in parts] for name in ("best", "curvature", "unit"))
+        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         return cls(*(torch.stack(column) for column in columns))
 
     def loss(self, reach: Tensor, share: Tensor) -> Tensor:
         """reach [quantisers, 2 K - 1, groups * d] at the known times, then a `share` [K - 1] of the way between."""
-        part = share[:, None, None]
-        best = torch.cat([self.best, torch.lerp(self.best[:, :-1], self.best[:, 1:], part)], dim=1)
-        curvature = [self.curvature, torch.lerp(self.curvature[:, :-1], self.curvature[:, 1:], part[..., None])]
+
+        def with_between(value: Tensor) -> Tensor:
+            part = share.reshape(-1, *[1] * (value.ndim - 2))
+            return torch.cat([value, torch.lerp(value[:, :-1], value[:, 1:], part)], dim=1)
+
+        best = with_between(self.best)
         off = (reach.reshape(best.shape) - best) / self.unit[:, None, :, None]
-        return torch.einsum("qkgi,qkgij,qkgj->q", off, torch.cat(curvature, dim=1), off).sum() / reach.shape[1]
+        straight = torch.where(off < 0, with_between(self.below), with_between(self.above)) * off.square()
+        both = with_between(self.mixed) * off.prod(dim=3) * (off.shape[3] - 1)
+        return (straight.sum(dim=3) + both).sum() / reach.shape[1]
 
 
-def _curvature(errors: Mapping[tuple[int, ...], Tensor]) -> Tensor:
-    """[K, groups, d, d] by finite differences, made positive definite."""
+def _curvatures(errors: Mapping[tuple[int, ...], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """(below, above, mixed) by finite differences; never less than convex."""
     size = len(next(iter(errors)))
     centre = errors[(0,) * size]
     axes = torch.eye(size, dtype=torch.long).tolist()
-    straight = [errors[tuple(a)] + errors[tuple(-i for i in a)] - 2 * centre for a in axes]
-    floor = torch.stack(straight).clamp_min(0).mean() * 1e-3 + 1e-12
-    straight = [one.clamp_min(float(floor)) for one in straight]
-    matrix = torch.diag_embed(torch.stack(straight, dim=-1))
+    below, above = (
+        torch.stack([errors[tuple(sign * i for i in axis)] - centre for axis in axes], dim=-1) for sign in (-1, 1)
+    )
+    floor = 1e-3 * float(torch.cat([below, above]).clamp_min(0).mean()) + 1e-12
+    below, above = below.clamp_min(floor), above.clamp_min(floor)
+    mixed = torch.zeros_like(centre)
     if size == 2:
-        mixed = (errors[1, 1] + errors[-1, -1] - errors[1, -1] - errors[-1, 1]) / 4
-        most = 0.9 * (straight[0] * straight[1]).sqrt()
-        matrix[..., 0, 1] = matrix[..., 1, 0] = torch.minimum(torch.maximum(mixed, -most), most)
-    return matrix / (2 * NUDGE**2)
+        most = 1.8 * torch.minimum(below, above).prod(dim=-1).sqrt()
+        found = (errors[1, 1] + errors[-1, -1] - errors[1, -1] - errors[-1, 1]) / 4
+        mixed = torch.minimum(torch.maximum(found, -most), most)
+    return tuple(one / NUDGE**2 for one in (below, above, mixed))  # type: ignore[return-value]
 
 
 class Stack:

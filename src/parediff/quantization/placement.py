@@ -19,7 +19,7 @@ from parediff.quantization.roles import Role, roles
 Width = Literal["same", "eight_bit", "full"]
 """As wide as every other layer; 8 bits (or as wide as the others where those are wider); full precision."""
 Groups = Literal["tensor", "channel"] | int
-"""Who shares an interval: the whole tensor, each channel alone, or so many equal groups of channels."""
+"""Who shares an interval: the whole tensor, each channel alone, or so many equal groups of channels where there are."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,10 @@ def _groups(groups: Groups, axis: int, channels: int, path: str) -> tuple[int | 
         return None, None
     if groups == "channel":
         return axis, channels
-    if channels % groups:
+    count = min(int(groups), channels)
+    if channels % count:
         raise RequestError("activation_groups", groups, f"a divisor of {path}'s {channels} channels is accepted")
-    return axis, groups
+    return axis, count
 
 
 def _place_matmuls(root: nn.Module, placement: Placement, make: Make) -> list[str]:

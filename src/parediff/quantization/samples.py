@@ -43,6 +43,11 @@ class Samples:
             values = values[:, index]
         return cls(values, low, high)
 
+    def minus(self, offset: Tensor) -> Samples:
+        """Every value less `offset` []."""
+        moving = None if self.moving is None else self.moving - offset
+        return Samples(self.values - offset, self.low - offset, self.high - offset, moving, self.cells)
+
     def pooled(self, groups: int) -> Samples:
         """[K * groups, n] as [groups, K * n]; a cell stays apart from the same channel's cell at another time."""
         pool = lambda x: x.unflatten(0, (-1, groups)).transpose(0, 1).flatten(1)  # noqa: E731

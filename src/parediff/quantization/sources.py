@@ -33,9 +33,9 @@ class StepSource(nn.Module, ABC):
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
         """Take over the result of a search, in place; for all time."""
 
-    @abstractmethod
     def over_time(self) -> Interval:
         """All that is known beforehand: [K] or [K, groups] of a timed source at its context's steps, else as filled."""
+        raise TypeError(f"{type(self).__name__} has no steps that are known beforehand")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepSource:
         def keep_float32(tensor: Tensor) -> Tensor:
