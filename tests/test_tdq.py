@@ -125,7 +125,7 @@ def test_t2_sampling_with_the_table_equals_sampling_with_generators(tabulated: D
 
 def test_t3_with_a_zeroed_last_weight_it_is_static_quantisation() -> None:
     model = tiny.unconditional_model()
-    fitted(model, method())
+    fitted(model, method(recipe="paper"))
     static = model.copy()
     for source in sources(model):
         with torch.no_grad():

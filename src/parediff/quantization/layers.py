@@ -51,6 +51,19 @@ class FoldableLayer(nn.Module):
         """Round the weight now; undone by loading a state_dict."""
         self.folded = self.quantized_weight().detach().clone()
 
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """Codes of the weight, or the weight itself where it is not rounded; the bias; and what the quantisers keep."""
+        kept: dict[str, tuple[Tensor, float]] = {}
+        for place, (quantizer, part) in enumerate(self.weight_parts()):
+            full = 8.0 * part.element_size()
+            kept[f"codes.{place}"] = (quantizer.codes(part), quantizer.bits) if quantizer.on else (part, full)
+        if self.bias is not None:
+            kept["bias"] = (self.bias, 8.0 * self.bias.element_size())
+        for path, child in self.named_modules():
+            if isinstance(child, Quantizer):
+                kept |= {f"{path}.{name}": entry for name, entry in child.deployed().items()}
+        return kept
+
     def unfold(self) -> None:
         self.folded = None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.quantization.arithmetic import codes_of, fake_quantize
+from parediff.quantization.arithmetic import codes_of, fake_quantize, round_fixed
 from parediff.quantization.grid import IDENTITY_BITS, Grid
 from parediff.quantization.samples import Samples
 from parediff.quantization.search import Search
@@ -63,6 +63,7 @@ class Quantizer(nn.Module):
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self._bypassed = False
         self._frozen: bool | None = None
+        self._fixed: tuple[float, float | None] | None = None
 
     @property
     def on(self) -> bool:
@@ -86,6 +87,8 @@ class Quantizer(nn.Module):
 
     def rounded(self, x: Tensor) -> Tensor:
         """x on the grid."""
+        if self._fixed is not None and not torch.is_grad_enabled():
+            return round_fixed(x, *self._fixed, self.grid)
         return fake_quantize(x, *self.parameters_for(x), self.grid)
 
     def _shift(self, x: Tensor) -> Any:
@@ -131,8 +134,21 @@ class Quantizer(nn.Module):
             raise ValueError("the step is not finite: the calibration data holds NaN or infinity")
 
     def freeze(self) -> None:
-        """Read `calibrated` once and for all, so that sampling never waits for the device."""
+        """Read `calibrated`, and a single fixed interval, once and for all: sampling never waits for the device."""
         self._frozen = bool(self.calibrated)
+        if self.on and self.axis is None and isinstance(self.source, Static):
+            step, zero_point = self.source.over_time()
+            self._fixed = float(step), None if zero_point is None else float(zero_point)
+
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """What an integer kernel keeps of it, with bits: steps, zero points as codes, both for every tabulated time."""
+        if not self.on:
+            return {}
+        step, zero_point = self.source.over_time()
+        kept = {"step": (step, 32.0)}
+        if zero_point is not None:
+            kept["zero_point"] = (zero_point, float(self.grid.bits))
+        return kept if self.beta is None else kept | {"beta": (self.beta, 32.0)}
 
     def extra_repr(self) -> str:
         return f"{self.grid.kind}, bits={self.grid.bits}, axis={self.axis}"
@@ -149,7 +165,7 @@ class Quantizer(nn.Module):
         return value.reshape(shape)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._frozen = None
+        self._frozen = self._fixed = None
         super()._load_from_state_dict(*args, **kwargs)
 
 

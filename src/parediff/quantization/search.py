@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -163,19 +163,33 @@ def _below(high: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scores_of(samples: Samples, steps: Tensor, zero_points: Tensor | None, grid: Grid, score: Score) -> Tensor:
-    """[candidates, groups]: the score of every candidate, some groups at a time."""
-    rows = max(1, BLOCK // samples.values.shape[1])
+    """[candidates, groups]: the score of every candidate, as many groups and candidates at a time as make a block."""
+    groups, count = samples.values.shape
+    rows = max(1, BLOCK // count)
+    columns = max(1, BLOCK // (min(rows, groups) * count))
     blocks = []
-    for start in range(0, len(samples.values), rows):
+    for start in range(0, groups, rows):
         group = slice(start, start + rows)
         part, cells = samples.values[group], None if samples.cells is None else samples.cells[group]
-        zeros = None if zero_points is None else zero_points[:, group, None]
-        candidates = [
-            score(part, fake_quantize(part, step, None if zeros is None else zeros[index], grid), cells)
-            for index, step in enumerate(steps[:, group, None])
-        ]
-        blocks.append(torch.stack(candidates))
+        tried = zip(steps[:, group].split(columns), _split(zero_points, group, columns, len(steps)), strict=True)
+        blocks.append(torch.cat([_scored(part, step, zeros, grid, score, cells) for step, zeros in tried]))
     return torch.cat(blocks, dim=1)
+
+
+def _split(values: Tensor | None, group: slice, columns: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * math.ceil(count / columns) if values is None else values[:, group].split(columns)
+
+
+def _scored(
+    values: Tensor, steps: Tensor, zeros: Tensor | None, grid: Grid, score: Score, cells: Tensor | None
+) -> Tensor:
+    """values [groups, n], steps [candidates, groups]: a row for each candidate and group."""
+    candidates = len(steps)
+    if candidates > 1:
+        values = values.repeat(candidates, 1)
+        cells = None if cells is None else cells.repeat(candidates, 1)
+    zeros = None if zeros is None else zeros.reshape(-1, 1)
+    return score(values, fake_quantize(values, steps.reshape(-1, 1), zeros, grid), cells).reshape(candidates, -1)
 
 
 @dataclass(frozen=True)

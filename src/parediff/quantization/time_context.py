@@ -61,6 +61,10 @@ class TimeContext(nn.Module):
         """The tabulated time steps, ascending."""
         return self.steps[self.steps >= 0]
 
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """The time steps of the tables, with their bits."""
+        return {"steps": (self.known, 32.0)}
+
     @property
     def embedding(self) -> Tensor:
         """e(t) [B, channels], computed once a call."""

@@ -25,6 +25,10 @@ class CachedProjection(nn.Module):
         self._context = (context,)
         self.register_buffer("table", table, persistent=False)
 
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """The table, with its bits."""
+        return {"table": (self.table, 8.0 * self.table.element_size())}
+
     def forward(self, embedding: Tensor) -> Tensor:
         """[B, channels]."""
         rows = self._context[0].look_up(self.table)
