@@ -15,14 +15,17 @@ from parediff.cost import Latency
 from parediff.errors import RequestError
 
 
-def test_both_pairs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwards_and_calibrations_are_measured_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(quantization.NETWORKS, "cifar", tiny.unconditional_model)
     console, output = Console(record=True, width=200), tmp_path / "rows.json"
-    assert bench_command("quantization", ["repeats=2", f"output={output}"], console) in (0, 1)
+    monkeypatch.setattr(quantization, "CALIBRATION_STEPS", 2)
+    asked = ["repeats=2", "calibration_images=2", f"output={output}"]
+    assert bench_command("quantization", asked, console) in (0, 1)
     rows = json.loads(output.read_text())
-    assert [row["held"] for row in rows] == [True, False]
+    assert [row["held"] for row in rows] == [True, False, False, False]
     assert all(row["latency"]["ratio"] > 0 for row in rows)
-    assert "tdq (tables) / static" in console.export_text()
+    told = console.export_text()
+    assert all(pair in told for pair in ("tdq (tables) / static", "calibrating ptq", "calibrating tdq"))
 
 
 @pytest.mark.parametrize(("ratio", "code"), [(1.019, 0), (1.021, 1)])

@@ -71,7 +71,7 @@ def test_emulated_arithmetic_reports_no_seconds(compressed: Record) -> None:
 
 
 def test_the_record_holds_the_bits_of_every_layer(compressed: Record) -> None:
-    layers = compressed.fired["nipq"]["layers"]
+    layers = compressed.fired["nipq"]["widths"]
     assert set(layers) == {"blocks.0.0", "blocks.1.0", "blocks.2.0", "blocks.3.0", "linear"}
     assert all(2 <= bits["weight_bits"] <= 14 for bits in layers.values())
     assert compressed.fired["nipq"]["gbops"] * 1e9 == pytest.approx(compressed.cost["bops"])

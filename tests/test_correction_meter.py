@@ -20,7 +20,7 @@ from parediff.models.diffusion.door import Call, Condition, Predict, Run
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import compress
-from parediff.quantization.intervals import layers_of
+from parediff.quantization.layers import layers_of
 from parediff.sampling import images as sampling
 from parediff.sampling.workload import Workload
 

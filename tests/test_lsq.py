@@ -19,14 +19,13 @@ from parediff.errors import RequestError
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import compress, load_state, restore, save
+from parediff.quantization.calibrate import input_quantizers
 from parediff.quantization.grid import Grid
-from parediff.quantization.intervals import activation_quantizers
 from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.report import signal_to_noise, steps_over_time
+from parediff.quantization.report import signal_to_noise
 from parediff.quantization.samples import Samples
-from parediff.quantization.sources import Learned
-from parediff.quantization.static_fit import lsq_step
-from parediff.quantization.tables import PerStepTable
+from parediff.quantization.search import SearchSettings
+from parediff.quantization.sources import Learned, PerStep
 from parediff.quantization.time_context import UnknownStep, time_context_of
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
@@ -35,7 +34,12 @@ TEN = Sampler("ddim", "DDIMScheduler", 10)
 
 def method(name: str, **changes: object) -> Any:
     overrides = [f"methods.{name}.{key}={'null' if value is None else value}" for key, value in changes.items()]
-    common = [f"method=[{name}]", f"methods.{name}.values=4096", "sampler.steps=5"]
+    common = [
+        f"method=[{name}]",
+        f"methods.{name}.values=4096",
+        f"methods.{name}.search.candidates=20",
+        "sampler.steps=5",
+    ]
     return construct(Composer("config").compose([*common, *overrides]).methods[name], f"methods.{name}")
 
 
@@ -54,24 +58,25 @@ def test_x7_the_steps_gradient_is_scaled_by_the_features_of_one_sample() -> None
 
 def test_lsqs_first_step_is_twice_the_mean_magnitude_over_the_root_of_q() -> None:
     values = torch.tensor([[1.0, -2.0, 3.0, -2.0]])
-    step = lsq_step(Samples(values, values.amin(1), values.amax(1)), Grid(4))
+    step, _ = SearchSettings().named("lsq").fit(Samples(values, values.amin(1), values.amax(1)), Grid(4))
     assert float(step) == pytest.approx(2 * 2.0 / 7**0.5)
 
 
 @pytest.mark.parametrize("search", ["minmax", "mse", "lsq"])
 def test_lsq_before_training_has_one_positive_step_per_activation(search: str) -> None:
     model = tiny.unconditional_model()
-    fitted(model, method("lsq", mode="ptq", search=search))
-    steps = [steps_over_time(quantizer) for quantizer in activation_quantizers(model.denoiser).values()]
+    fitted(model, method("lsq", learning="none", activation_search=search))
+    steps = [quantizer.source.over_time()[0] for quantizer in input_quantizers(model.denoiser).values()]
     assert all(step.numel() == 1 and float(step) > 0 for step in steps)
 
 
-def test_static_and_timed_methods_quantise_the_same_layers_on_the_same_grids() -> None:
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_static_and_timed_methods_quantise_the_same_layers_on_the_same_grids(recipe: str) -> None:
     found = []
     for name in ("lsq", "tdq", "per_step"):
         model = tiny.unconditional_model()
-        method(name).prepare(model)
-        found.append({path: quantizer.grid for path, quantizer in activation_quantizers(model.denoiser).items()})
+        method(name, recipe=recipe).prepare(model)
+        found.append({path: quantizer.grid for path, quantizer in input_quantizers(model.denoiser).items()})
     assert found[0] == found[1] == found[2]
 
 
@@ -80,7 +85,7 @@ def test_each_entry_of_a_table_is_the_best_step_at_its_time() -> None:
     fitted(model, method("per_step", unseen_steps="refuse"))
     known = time_context_of(model.denoiser).known
     assert known.tolist() == sorted(float(t) for t in _executed(tiny.DDIM, model))
-    tables = [steps_over_time(quantizer) for quantizer in activation_quantizers(model.denoiser).values()]
+    tables = [quantizer.source.over_time()[0] for quantizer in input_quantizers(model.denoiser).values()]
     assert all(len(table) == 5 and bool((table > 0).all()) for table in tables)
     assert any(float(table.max() / table.min()) > 1.05 for table in tables)
 
@@ -126,39 +131,33 @@ def test_calibration_that_leaves_out_steps_of_the_sampler_is_refused() -> None:
 @pytest.mark.parametrize("name", ["lsq", "per_step", "tdq"])
 def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> None:
     model, again = tiny.unconditional_model(), tiny.unconditional_model()
-    chosen = method(name, **({"mode": "ptq"} if name != "per_step" else {}))
+    chosen = method(name, learning="none")
     state = fitted(model, chosen)
     restore(again, {"m": chosen}, load_state(save(state, tmp_path)))
     assert torch.equal(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM))
 
 
-@pytest.mark.parametrize("name", ["lsq", "per_step", "tdq"])
-def test_at_32_bits_nothing_changes(name: str) -> None:
-    model = tiny.unconditional_model()
-    plain = model.generate((1, 2), None, tiny.DDIM)
-    fitted(model, method(name, weight_bits=32, activation_bits=32, **({"mode": "ptq"} if name == "lsq" else {})))
-    assert torch.equal(model.generate((1, 2), None, tiny.DDIM), plain)
-
-
 def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> None:
     model = tiny.unconditional_model()
-    chosen = method("per_step", matmuls="true")
+    chosen = method("per_step", recipe="paper", attention="same")
     fitted(model, chosen)
     proof = chosen.fired(model)
     json.dumps(proof, allow_nan=False)
     layer = proof["layers"]["mid_block.resnets.0.conv1"]
     assert layer["weight_quantizer"]["bits"] == 8
-    assert layer["input_quantizer"] | {"grid": "shifted", "bits": 4, "steps_of": "time"} == layer["input_quantizer"]
-    assert layer["input_quantizer"]["smallest_step"] <= layer["input_quantizer"]["largest_step"]
+    told = {"grid": "shifted", "bits": 4, "source": "PerStep", "times": 5, "per": "tensor"}
+    assert layer["input_quantizer"] | told == layer["input_quantizer"]
+    assert layer["input_quantizer"]["step"][0] <= layer["input_quantizer"]["step"][1]
     assert any(path.endswith("processor.pv") for path in proof["layers"])
-    assert {"conv_in", "conv_out", "time_embedding.linear_1"} <= set(proof["full_precision"])
-    assert not any(path in proof["full_precision"] for path in proof["layers"])
+    assert {"conv_in", "conv_out", "time_embedding.linear_1"} <= set(proof["unquantised"])
+    assert not any(path in proof["unquantised"] for path in proof["layers"])
+    assert "intervals per_step" in proof["setting"]
 
 
 def test_signal_to_noise_finds_the_layer_that_makes_the_error() -> None:
     """One layer at 2 bits among layers at 8 has by far the lowest ratio of its own."""
     model, teacher = tiny.unconditional_model(), tiny.unconditional_model()
-    fitted(model, method("lsq", mode="ptq", weight_bits=8, activation_bits=8))
+    fitted(model, method("lsq", learning="none", weight_bits=8, activation_bits=8))
     bad = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
     coarse = Quantizer(Grid(2, "symmetric"))
     coarse.fill(torch.tensor(1.0))
@@ -176,8 +175,8 @@ def test_a_table_is_not_a_quantiser_of_its_own() -> None:
     context = time_context_of(model.denoiser)
     assert all(
         quantizer.source.context is context
-        for quantizer in activation_quantizers(model.denoiser).values()
-        if isinstance(quantizer.source, PerStepTable)
+        for quantizer in input_quantizers(model.denoiser).values()
+        if isinstance(quantizer.source, PerStep)
     )
 
 
@@ -185,11 +184,15 @@ def test_a_table_is_not_a_quantiser_of_its_own() -> None:
     ("name", "changes", "key"),
     [
         ("lsq", {"weight_bits": 33}, "weight_bits"),
-        ("lsq", {"search": "kl"}, "search"),
+        ("lsq", {"activation_search": "best"}, "activation_search"),
         ("lsq", {"values": 0}, "values"),
         ("per_step", {"activation_bits": 1}, "activation_bits"),
         ("per_step", {"unseen_steps": "guess"}, "unseen_steps"),
-        ("per_step", {"grid": "narrow", "weight_bits": 2}, "weight_bits"),
+        ("per_step", {"weight_grid": "narrow", "weight_bits": 2}, "weight_bits"),
+        ("per_step", {"learning": "reconstruction"}, "interval"),
+        ("lsq", {"rounding": "adaround"}, "rounding"),
+        ("lsq", {"trajectory": "own"}, "trajectory"),
+        ("lsq", {"offset": "learned"}, "offset"),
     ],
 )
 def test_a_wrong_request_names_its_key(name: str, changes: dict[str, object], key: str) -> None:

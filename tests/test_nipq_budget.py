@@ -11,6 +11,9 @@ from torch import Tensor, nn
 import tiny
 from parediff.cost import counting
 from parediff.errors import RequestError
+from parediff.models.classifiers.model import ClassifierModel
+from parediff.models.diffusion.door import Call
+from parediff.quantization.allocation import allocate, project, sensitivity
 from parediff.quantization.budget import (
     AverageBits,
     BitOperations,
@@ -19,16 +22,15 @@ from parediff.quantization.budget import (
     operands_of,
     reachable_gbops,
 )
-from parediff.quantization.noise import BitRange, Uniform
-from parediff.quantization.noisy import products, quantizers
-from parediff.quantization.pseudo import calibrate, install, kind_of
-
-RANGE = BitRange(2, 14, 8.0)
+from parediff.quantization.noise import kind_of, operands, products, quantizers
+from test_nipq_training import nipq
 
 
 def pseudo_quantised(network: nn.Module, calls: list[Tensor], *, image_input: bool = False) -> nn.Module:
-    install(network.eval(), RANGE, Uniform(), skip=(), attention=True, image_input=image_input)
-    calibrate(network, calls, network)
+    """As after calibration, without training."""
+    model, method = ClassifierModel(network.eval(), name="small"), nipq(image_input=image_input, bits_max=14)
+    method.prepare(model)  # type: ignore[arg-type]
+    method.calibrate(model, [model.call(x) for x in calls])  # type: ignore[arg-type]
     return network
 
 
@@ -69,20 +71,21 @@ def test_n9_every_learned_width_of_weights_and_activations_gets_a_gradient() -> 
     bit_operations(network).backward()
     first, second, last = products(network).values()
     macs = [64 * 4 * 9, 36 * 6 * 36, 2160]
-    assert [int(product.macs) for product in (first, second, last)] == macs
+    assert [int(operands(product)[0].macs) for product in (first, second, last)] == macs
     slope = 3.0
-    assert float(first.operands[0].theta_bits.grad) == pytest.approx(macs[0] * 32 * slope)
-    assert first.operands[1].theta_bits.grad is None
+    assert float(operands(first)[0].theta_bits.grad) == pytest.approx(macs[0] * 32 * slope)
+    assert operands(first)[1].theta_bits.grad is None
     for product, count in ((second, macs[1]), (last, macs[2])):
-        for operand in product.operands:
+        for operand in operands(product):
             assert float(operand.theta_bits.grad) == pytest.approx(count * 8 * slope)
 
 
 def test_n9_mixed_widths_and_attention_are_counted_like_the_reported_cost() -> None:
     model = tiny.unconditional_model()
-    install(model.denoiser, RANGE, Uniform(), skip=("time_embedding.*",), attention=True, image_input=False)
+    method = nipq(skip=("time_embedding",))
+    method.prepare(model)
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
-    calibrate(model.denoiser, [(x, t)], lambda call: model.predict(*call, {}))
+    method.calibrate(model, [Call(x, t, {}, 0)])
     for index, quantizer in enumerate(quantizers(model.denoiser)):
         if quantizer.on:
             quantizer.fix(2 + index % 9)
@@ -178,15 +181,69 @@ def test_the_grid_follows_the_values() -> None:
 def test_calibration_finds_relu_and_a_boundary_below_the_largest_weight() -> None:
     network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
     _, second, last = products(network).values()
-    assert second.operands[1].kind == "unsigned"
-    assert last.operands[1].kind == "symmetric"
+    assert operands(second)[1].kind == "unsigned"
+    assert operands(last)[1].kind == "symmetric"
     largest = float(second.layer.weight.detach().abs().max())  # type: ignore[union-attr]
-    assert 0.8 * largest < float(second.operands[0].clip.detach()) <= 1.01 * largest
+    assert 0.8 * largest < float(operands(second)[0].clip.detach()) <= 1.01 * largest
 
 
 def test_a_layer_of_zeros_gets_a_boundary_that_can_move() -> None:
     network = small()
     nn.init.zeros_(network[2].weight)
     pseudo_quantised(network, [torch.rand(4, 1, 8, 8)])
-    clip = products(network)["2"].operands[0].clip
+    clip = operands(products(network)["2"])[0].clip
     assert float(clip.detach()) == pytest.approx(1.0)
+
+
+def test_widths_are_projected_onto_an_average_and_onto_operations() -> None:
+    for target, budget_of in ((4.0, AverageBits), (0.002, BitOperations)):
+        network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
+        budget = budget_of(network, target, strength=1.0, unit=None)
+        x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        allocate(network, budget, lambda network=network, x=x: network(x))
+        assert budget.constraints() == [], "every width is held"
+        spent = [average_bits(side) for side in operands_of(network)] if target == 4.0 else [budget.value()]
+        assert all(0.98 * target <= value <= target for value in spent)
+
+
+def test_the_operand_that_the_output_minds_most_keeps_the_most_bits() -> None:
+    network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
+    budget = BitOperations(network, 0.002, strength=1.0, unit=None)
+    constraint = budget.constraints()[0]
+    minds = dict.fromkeys(constraint.quantizers, 1.0)
+    favourite = operands(products(network)["2"])[0]
+    project(constraint, minds | {favourite: 1e6})
+    alike = [q.bits for q in constraint.quantizers if q is not favourite]
+    assert favourite.bits > max(alike)
+
+
+def test_sensitivity_is_the_change_of_the_output_and_leaves_the_widths_alone() -> None:
+    network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
+    x = torch.rand(4, 1, 8, 8)
+    learned = [q for q in quantizers(network) if q.learns]
+    before = network(x)
+    minds = sensitivity(learned, lambda: network(x))
+    assert all(value > 0 for value in minds.values())
+    assert torch.equal(network(x), before)
+    assert all(q.learns for q in learned)
+
+
+def test_a_budget_between_what_widths_can_spend_is_an_error_with_the_numbers() -> None:
+    """A single layer's weight is all there is: its average moves by whole bits."""
+    network = pseudo_quantised(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1)), [torch.rand(4, 1, 8, 8)])
+    budget = AverageBits(network, 4.5, strength=1.0, unit=None)
+    with pytest.raises(RequestError, match=r"target_bits=4.5: the widths spend 4"):
+        allocate(network, budget, lambda: network(torch.rand(4, 1, 8, 8)))
+
+
+def test_a_layer_that_no_call_reaches_is_named() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    with pytest.raises(RequestError, match=r"calibration=idle"):
+        pseudo_quantised(Idle(), [torch.rand(2, 4)])

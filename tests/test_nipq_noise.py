@@ -22,7 +22,6 @@ from parediff.quantization.noise import (
     inverse_softplus,
     levels,
 )
-from parediff.quantization.noisy import ordinary
 
 RANGE = BitRange(2, 14, 8.0)
 
@@ -38,7 +37,7 @@ def quantizer(
     *, bits: int | None = None, clip: float = 2.0, kind: Kind = "symmetric", noise: Noise | None = None
 ) -> NoiseQuantizer:
     module = NoiseQuantizer(RANGE, noise or Uniform())
-    module.fill(torch.tensor(clip), kind, 1)
+    module.fill(torch.tensor(clip), kind)
     if bits is not None:
         module.fix(bits)
     return module
@@ -83,7 +82,7 @@ def test_n2_evaluation_is_the_plain_quantiser(kind: Kind, bits: int) -> None:
     step = module.clip.detach() / n
     by_hand = step * ((x - offset) / step).round().clamp(-n if kind == "symmetric" else 0, n) + offset
     assert torch.equal(module(x), by_hand)
-    assert torch.equal(ordinary(module)(x), module(x))
+    assert torch.equal(module.ordinary()(x), module(x))
 
 
 def test_n2_evaluation_before_the_switch_rounds_too() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from diffusers import DDPMPipeline
 from torch import Tensor
 
 import tiny
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.errors import RequestError
-from parediff.methods.ptq import PTQ
+from parediff.methods.quantize import Quantize
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.load import PretrainedPipeline
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -25,14 +26,13 @@ from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import compress, load_state, restore, save
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer
-from parediff.resources import shipped
 
 
-def ptq(**changes: Any) -> PTQ:
+def ptq(**changes: Any) -> Quantize:
     """The shipped settings, changed; fewer samples and candidates, for speed."""
-    settings = yaml.safe_load((shipped("conf") / "method" / "ptq.yaml").read_text())
-    settings.pop("_target_")
-    return PTQ(**(settings | {"values": 2048, "candidates": 20} | changes))
+    settings = {"values": 2048, "search.candidates": 20, "sampler": None} | changes
+    overrides = [f"methods.ptq.{key}={'null' if value is None else value}" for key, value in settings.items()]
+    return construct(Composer("config").compose(["method=[ptq]", *overrides]).methods.ptq, "methods.ptq")
 
 
 def no_training(*_: Any) -> None:
@@ -46,7 +46,9 @@ def recorded(model: DiffusionModel, count: int = 3, **cond: Callable[[int], Tens
     return [Call(torch.randn(2, *model.sample_shape, generator=generator), t.expand(2), given, 0) for t in times]
 
 
-def compressed(model: DiffusionModel, method: PTQ, calls: Iterable[Call]) -> tuple[DiffusionModel, dict[str, Tensor]]:
+def compressed(
+    model: DiffusionModel, method: Quantize, calls: Iterable[Call]
+) -> tuple[DiffusionModel, dict[str, Tensor]]:
     student = model.copy()
     return student, compress(student, model, {"ptq": method}, lambda _: calls, no_training)
 
@@ -216,18 +218,18 @@ def test_no_calls_at_all_is_an_error() -> None:
         ("softmax_bits", 1),
         ("weight_search", "best"),
         ("ends", "8"),
-        ("exponent", 0.0),
-        ("candidates", 1),
-        ("lowest", 1.0),
-        ("percentile", 0.2),
+        ("search.exponent", 0.0),
+        ("search.candidates", 1),
+        ("search.lowest", 1.0),
+        ("search.percentile", 0.2),
         ("values", 3),
-        ("weight_bits", "4"),
+        ("weight_bits", "four"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(RequestError) as refused:
         ptq(**{field: value})
-    assert refused.value.key == field
+    assert refused.value.key.endswith(field.rpartition(".")[2])
 
 
 def test_settings_that_change_nothing_are_refused() -> None:
@@ -235,10 +237,10 @@ def test_settings_that_change_nothing_are_refused() -> None:
         ptq(weight_bits=32, activation_bits=32)
 
 
-@pytest.mark.parametrize("search", ["minmax", "percentile", "mse", "cosine", "kl"])
+@pytest.mark.parametrize("search", ["minmax", "percentile", "moving", "mse", "cosine", "kl"])
 def test_every_search_calibrates_every_quantiser(search: Any) -> None:
     model = tiny.unconditional_model()
-    student, _ = compressed(model, ptq(weight_search=search, activation_search=search, values=2048), recorded(model))
+    student, _ = compressed(model, ptq(weight_search=search, activation_search=search), recorded(model))
     assert all(quantizer.on for quantizer in student.denoiser.modules() if isinstance(quantizer, Quantizer))
 
 
@@ -265,7 +267,7 @@ def digits() -> tuple[DiffusionModel, list[Call]]:
 
 
 def output_error(model: DiffusionModel, calls: list[Call], **settings: Any) -> float:
-    student, _ = compressed(model, ptq(exponent=2.0, **settings), calls)
+    student, _ = compressed(model, ptq(**{"search.exponent": 2.0}, **settings), calls)
     with torch.no_grad():
         errors = [
             student.predict(call.x, call.t, call.cond) - model.predict(call.x, call.t, call.cond) for call in calls
@@ -288,7 +290,7 @@ def test_on_the_trained_model_the_choices_of_the_defaults_pay(digits: tuple[Diff
     assert best < 0.8 * output_error(*digits, **four, silu_grid="symmetric")
     assert best < 0.8 * output_error(*digits, **four, weight_search="minmax", activation_search="minmax")
     assert best < 0.8 * output_error(*digits, **four, ends="same")
-    assert best < output_error(*digits, **four, per_channel=False)
+    assert best < output_error(*digits, **four, weight_groups="tensor")
 
 
 @pytest.mark.slow

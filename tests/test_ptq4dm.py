@@ -11,11 +11,11 @@ from torch import Tensor
 from parediff.quantization.grid import Grid
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.samples import Reservoir, Samples
-from parediff.quantization.search import MinMax, search_named
+from parediff.quantization.search import MinMax, SearchSettings
 
 
 def step_of(x: Tensor, name: str, kind: Any = "symmetric", *, bits: int = 8, exponent: float = 2.0) -> float:
-    search = search_named(name, exponent=exponent, candidates=100, lowest=0.01)
+    search = SearchSettings(exponent=exponent, candidates=100, lowest=0.01).named(name)
     return float(search.fit(Samples.of(x), Grid(bits, kind))[0])
 
 
@@ -41,7 +41,7 @@ def test_p4_the_search_on_a_normal_and_its_order_in_the_exponent() -> None:
 def test_p5_data_without_negative_values_never_gets_a_negative_end(name: str, shift: float) -> None:
     x = draws(20_000).abs() + shift
     grid = Grid(4, "affine")
-    low, high = grid.span(*search_named(name).fit(Samples.of(x), grid))
+    low, high = grid.span(*SearchSettings().named(name).fit(Samples.of(x), grid))
     assert float(low) == 0.0
     assert float(high) > shift
 
@@ -74,3 +74,14 @@ def test_p9_a_range_does_not_depend_on_the_order_of_batches() -> None:
     assert torch.equal(one.low, other.low)
     assert torch.equal(one.high, other.high)
     assert torch.equal(one.values.sort().values, other.values.sort().values)  # none was dropped either
+
+
+def test_p9_the_moving_range_follows_the_calls_and_so_depends_on_their_order() -> None:
+    """0.9 old + 0.1 new of the range of each call; of a weight, which comes once, it is the whole range."""
+    reservoir = Reservoir()
+    for high in (1.0, 2.0, 4.0):
+        reservoir.add(torch.tensor([-1.0, high]))
+    step, _ = SearchSettings().named("moving").fit(reservoir.samples(), Grid(8, "unsigned"))
+    assert float(step) == pytest.approx((0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 4) / 255)
+    weight = torch.tensor([-3.0, 1.0])
+    assert float(SearchSettings().named("moving").fit(Samples.of(weight), Grid(8))[0]) == pytest.approx(3 / 127)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from parediff.quantization.arithmetic import fake_quantize
-from parediff.quantization.grid import Grid
+from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.samples import Samples
 from parediff.quantization.search import MinMax
@@ -156,7 +156,7 @@ def test_the_gradient_scale_of_lsq_multiplies_the_step_gradient_only():
     per_sample = Learned(None, zero_point=False, gradient_levels=grids.high, batched=True)
     for source in (plain, scaled, per_sample):
         source.fill(torch.tensor(0.3), None)
-        fake_quantize(x, source(x), None, grids).pow(2).sum().backward()
+        fake_quantize(x, *source(x), grids).pow(2).sum().backward()
     assert torch.equal(plain(x), scaled(x))
     assert scaled.raw.grad.item() == pytest.approx(plain.raw.grad.item() / (400 * 7) ** 0.5, rel=1e-6)
     assert per_sample.raw.grad.item() == pytest.approx(plain.raw.grad.item() / (50 * 7) ** 0.5, rel=1e-6)
@@ -165,9 +165,9 @@ def test_the_gradient_scale_of_lsq_multiplies_the_step_gradient_only():
 def test_a_learned_step_cannot_turn_the_grid_around():
     source = Learned(None, zero_point=False)
     source.fill(torch.tensor(-0.25), None)
-    assert source(noise(3)).item() == 0.25
+    assert source(noise(3))[0].item() == 0.25
     source.fill(torch.tensor(0.0), None)
-    assert source(noise(3)).item() > 0
+    assert source(noise(3))[0].item() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -221,7 +221,7 @@ def test_constant_zero_data_gives_zeros_and_is_flagged(kind):
     x = torch.zeros(50)
     quantizer = filled(Grid(4, kind), x)
     assert torch.isfinite(quantizer(x)).all()
-    assert bool(quantizer.degenerate(x)) == (not kind.startswith("shifted"))
+    assert bool(quantizer.source(x)[0] <= SMALLEST_STEP) == (not kind.startswith("shifted"))
 
 
 def test_a_step_that_is_not_finite_is_refused():
@@ -240,8 +240,10 @@ def test_state_has_its_final_shape_from_the_start_and_survives_a_round_trip():
 
 def test_another_source_of_steps_needs_no_change_to_the_quantiser():
     class ByLargest(StepSource):
+        timed = True  # a row for each sample
+
         def forward(self, x):
-            return x.detach().flatten(1).abs().amax(1).view(-1, *[1] * (x.ndim - 1)) / 7
+            return x.detach().flatten(1).abs().amax(1) / 7, None
 
         def fill(self, step, zero_point):
             """Nothing is learned."""
@@ -255,3 +257,24 @@ def test_another_source_of_steps_needs_no_change_to_the_quantiser():
 def test_a_static_step_is_a_buffer_and_a_learned_one_a_parameter():
     assert not list(Static(None, zero_point=True).parameters())
     assert [name for name, _ in Learned(3, zero_point=True).named_parameters()] == ["raw"]
+
+
+def test_groups_of_channels_share_an_interval_along_images_and_sequences():
+    groups = torch.tensor([0.1, 1.0])
+    for axis, x in ((1, noise(2, 4, 3, 3)), (-1, noise(2, 5, 4))):
+        quantizer = Quantizer(Grid(4), axis=axis, channels=2)
+        quantizer.fill(groups)
+        by_hand = [fake_quantize(x.movedim(axis, 0)[i], groups[i // 2], None, Grid(4)) for i in range(4)]
+        assert torch.equal(quantizer(x), torch.stack(by_hand).movedim(0, axis))
+    quantizer.take(Samples.of(noise(6, 4), -1, groups=2), MinMax())
+    assert quantizer.source.step.shape == (2,)
+
+
+def test_a_grid_around_a_learned_number_moves_with_it_and_its_gradient_is_the_share_that_is_clipped():
+    quantizer = Quantizer(Grid(4), centred=True)
+    quantizer.fill(torch.tensor(0.5))
+    quantizer(torch.tensor([0.1, 0.7, 50.0, 60.0, -70.0])).sum().backward()
+    assert float(quantizer.beta.grad) == pytest.approx(3.0)
+    quantizer.beta.data.fill_(3.0)
+    values = torch.tensor([3.0, 3.2, 3.3, -100.0, 100.0])
+    assert torch.allclose(quantizer(values), torch.tensor([3.0, 3.0, 3.5, -0.5, 6.5]))

@@ -11,7 +11,7 @@ from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.grid import Grid
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.samples import Reservoir, Samples, observing
-from parediff.quantization.search import MinMax, Percentile, PowerError, Shrink, search_named
+from parediff.quantization.search import BiasedError, MinMax, Percentile, PowerError, SearchSettings, Shrink
 
 # step, mean squared error of the best step for N(0, 1); unsigned: for max(0, x)
 OPTIMA = {
@@ -33,7 +33,7 @@ OPTIMA = {
     ("unsigned", 8): (0.01653, 0.000013),
 }
 PRINTED_TO = 1e-6
-MSE = search_named("mse")
+MSE = SearchSettings().named("mse")
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,11 @@ def test_each_channel_is_searched_on_its_own():
 def test_no_other_candidate_scores_better_than_the_one_found(normal, kind, exponent):
     x = F.silu(normal[:50_000] * 2)
     grid, score = Grid(4, kind), PowerError(exponent)
-    step, zero = search_named("mse", exponent=exponent).fit(Samples.of(x), grid)
-    found = score(x[None], fake_quantize(x[None], step, zero, grid))
+    step, zero = SearchSettings(exponent=exponent).named("mse").fit(Samples.of(x), grid)
+    found = score(x[None], fake_quantize(x[None], step, zero, grid), None)
     for factor in torch.linspace(0.02, 1.2, 60):
         other, other_zero = grid.fit(x.min() * factor, x.max() * factor)
-        assert found <= score(x[None], fake_quantize(x[None], other, other_zero, grid)) * 1.001
+        assert found <= score(x[None], fake_quantize(x[None], other, other_zero, grid), None) * 1.001
 
 
 def test_an_affine_search_moves_the_ends_apart(normal):
@@ -133,7 +133,7 @@ def test_min_max_spans_what_was_seen_and_percentile_leaves_the_tail_out(normal):
 @pytest.mark.parametrize("name", ["cosine", "kl"])
 def test_the_other_metrics_clip_less_than_nothing_and_more_than_all(normal, name):
     x = normal[:5000]
-    step, _ = search_named(name).fit(Samples.of(x), Grid(4))
+    step, _ = SearchSettings().named(name).fit(Samples.of(x), Grid(4))
     assert 0.2 * x.abs().max() < step.item() * 7 <= x.abs().max() * 1.0001
 
 
@@ -189,3 +189,30 @@ def test_observers_leave_no_hook_and_ignore_what_checkpointing_repeats():
         checkpoint(lambda y: quantizer(y).sin(), x, use_reentrant=False).sum().backward()
     assert reservoir.samples().values.shape == (1, 10)
     assert not quantizer._forward_pre_hooks
+
+
+def test_the_biased_error_adds_the_mean_error_of_each_channel_without_what_sampling_adds():
+    """Channel 0 is off by 0.5 everywhere, channel 1 by +-0.5: only the first is biased."""
+    x = torch.zeros(1, 4000)
+    cells = torch.arange(4000)[None] % 2
+    off = torch.where(cells == 0, 0.5, torch.where(torch.arange(4000)[None] % 4 == 1, 0.5, -0.5))
+    plain = PowerError(2.0)(x, off, cells)
+    assert float(plain) == pytest.approx(0.25)
+    assert float(BiasedError(PowerError(2.0), 3.0)(x, off, cells)) == pytest.approx(0.25 + 3 * 0.125, rel=1e-3)
+    few = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    many_cells = torch.arange(4000)[None] // 4
+    excess = BiasedError(PowerError(2.0), 1.0)(x, few, many_cells) - PowerError(2.0)(x, few, many_cells)
+    naive = few.view(1000, 4).mean(1).square().mean()
+    assert float(excess) < 0.7 * float(naive), "four values of pure noise have no bias to speak of"
+
+
+def test_a_weight_on_the_bias_moves_the_interval_of_a_skewed_channel():
+    """All of one channel lies above what the best plain interval keeps: clipping it is a bias."""
+    draws = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    draws[:, 0] += 4
+    reservoir = Reservoir(cells=True)
+    reservoir.add(draws)
+    samples = reservoir.samples()
+    assert torch.equal(samples.cells.unique(), torch.arange(8))
+    plain, biased = (SearchSettings(bias_weight=weight).named("mse").fit(samples, Grid(3)) for weight in (0.0, 20.0))
+    assert float(biased[0]) > 1.02 * float(plain[0])

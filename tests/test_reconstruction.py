@@ -6,25 +6,25 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
 from parediff.config.request import construct
-from parediff.methods.q_diffusion import QDiffusion
+from parediff.errors import RequestError
+from parediff.methods.quantize import Quantize
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.compress import compress, restore
 from parediff.quantization.grid import Grid
 from parediff.quantization.quantizer import bypassed
-from parediff.quantization.reconstruction import Data, Reconstruction, units
+from parediff.quantization.reconstruction import Reconstruction, Replay, distance, stratified, units
 from parediff.quantization.rounding import RoundedQuantizer, inverse_rectified_sigmoid, rectified_sigmoid
 
 CALIBRATION = Uniform(10**9, 8, 8, 5)
 
 
-def method(**changes: object) -> QDiffusion:
+def method(**changes: object) -> Quantize:
     overrides = [f"methods.q_diffusion.{key}={value}" for key, value in changes.items()]
     small = ["methods.q_diffusion.values=4096", "methods.q_diffusion.time_layers=full"]
     config = Composer("config").compose(["method=[q_diffusion]", *small, *overrides])
@@ -149,21 +149,61 @@ def _no_fit(*_: object) -> None:
     raise AssertionError("nothing is trained through Lightning here")
 
 
-def test_a_units_data_are_quantised_inputs_and_full_precision_outputs() -> None:
+def test_a_units_data_are_quantised_inputs_and_full_precision_outputs_and_come_in_one_walk() -> None:
     model = tiny.unconditional_model()
-    recipe = method(weight_bits=3)
+    recipe = method(**{"weight_bits": 3, "rounding": "nearest", "learning": "none"})
     recipe.prepare(model)
-    recipe = dataclasses.replace(
-        recipe, reconstruction=dataclasses.replace(recipe.reconstruction, iterations=0, step_iterations=0)
-    )
     recipe.calibrate(model, calls_of(model))
-    calls = list(calls_of(model))
-    data = Data.of(model, "mid_block.resnets.0", calls)
-    seen: list[torch.Tensor] = []
-    hook = model.denoiser.mid_block.resnets[0].register_forward_hook(lambda _m, _a, out: seen.append(out))
-    with bypassed(model.denoiser), torch.no_grad():
-        model.predict(calls[0].x, calls[0].t, calls[0].cond)
+    call, path = stratified(calls_of(model), 10), "mid_block.resnets.0"
+    block = model.denoiser.get_submodule(path)
+    data = dict(Replay(model, call, 1024))[path]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = block.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    with torch.no_grad():
+        model.predict(call.x, call.t, call.cond)
+        with bypassed(model.denoiser):
+            model.predict(call.x, call.t, call.cond)
     hook.remove()
-    assert torch.allclose(seen[0], data.targets[0], atol=1e-6)
-    assert isinstance(model.denoiser.mid_block.resnets[0], nn.Module)
-    assert len(data.targets) == len(calls)
+    assert torch.allclose(data.args[0], seen[0][0], atol=1e-5)
+    assert torch.allclose(data.target, seen[1][1], atol=1e-5)
+    assert not any("forward" in module.__dict__ for module in model.denoiser.modules())
+
+
+def test_no_unit_runs_again_when_the_ones_behind_it_are_reconstructed() -> None:
+    """Passes for the units, their memory and the targets, and its own run; then the kept output stands for it."""
+    model = tiny.unconditional_model()
+    recipe = method(**{"weight_bits": 3, "rounding": "nearest", "learning": "none"})
+    recipe.prepare(model)
+    recipe.calibrate(model, calls_of(model))
+    call, runs = stratified(calls_of(model), 10), []
+    model.denoiser.get_submodule("conv_in").register_forward_hook(lambda *_: runs.append(1))
+    walked = [path for path, _ in Replay(model, call, 1024)]
+    assert len(walked) > 10
+    assert len(runs) == 4
+
+
+def test_rows_are_drawn_evenly_over_time_whatever_the_order_of_the_calls() -> None:
+    model = tiny.unconditional_model()
+    call = stratified(calls_of(model), 10)
+    times, counts = call.t.unique(return_counts=True)
+    assert len(times) == 5
+    assert counts.tolist() == [2] * 5
+    assert bool((call.t.diff() >= 0).all())
+    fewer = stratified(calls_of(model), 3)
+    assert fewer.t.tolist() == [times[0], times[2], times[4]]
+
+
+def test_more_rows_than_the_stated_memory_holds_are_refused_with_how_many_it_does() -> None:
+    model = tiny.unconditional_model()
+    chosen = method(**{"reconstruction.memory_mb": 1, "reconstruction.rows": 40})
+    chosen.prepare(model)
+    with pytest.raises(RequestError, match=r"rows=40: \d+ fit into memory_mb=1"):
+        chosen.calibrate(model, calls_of(model))
+
+
+def test_a_weight_on_the_bias_counts_what_does_not_average_out() -> None:
+    target = torch.zeros(4, 2, 3, 3)
+    output = torch.stack([torch.full((4, 3, 3), 0.5), torch.full((4, 3, 3), 0.5)], 1)
+    output[::2, 1] = -0.5
+    assert float(distance(output, target, 2.0)) == pytest.approx(0.5)
+    assert float(distance(output, target, 2.0, 4.0)) == pytest.approx(0.5 + 4 * 0.25)

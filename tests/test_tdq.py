@@ -17,24 +17,25 @@ from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.errors import RequestError
-from parediff.methods.tdq import Tdq
+from parediff.methods.quantize import Quantize
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import compress, restore
 from parediff.quantization.arithmetic import fake_quantize
+from parediff.quantization.calibrate import input_quantizers, tabulate
 from parediff.quantization.generated import Generated, inverse_softplus
 from parediff.quantization.generator_fit import GeneratorFit
-from parediff.quantization.grid import SILU_MINIMUM, Grid
-from parediff.quantization.intervals import BehindDropout, activation_quantizers
+from parediff.quantization.grid import SILU_MINIMUM, Grid, Kind
+from parediff.quantization.intervals import GeneratedInterval
 from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.search import search_named
+from parediff.quantization.samples import Samples
+from parediff.quantization.search import SearchSettings
 from parediff.quantization.sources import Static
 from parediff.quantization.time_context import TimeContext, UnknownStep, embedding_of, time_context_of
 from parediff.quantization.time_layers import cache_time_layers
-from parediff.quantization.timed import executed_steps, tabulate
-from parediff.quantization.timed_samples import TimedSamples
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
+SMALL = ("generator.iterations=40", "values=4096", "search.candidates=20")
 MODELS = {
     "unet": tiny.unconditional_model,
     "class": lambda: tiny.class_model(guidance_scale=2.0),
@@ -43,15 +44,21 @@ MODELS = {
 }
 
 
-def method(**changes: object) -> Tdq:
+def method(**changes: object) -> Quantize:
     overrides = [f"methods.tdq.{key}={'null' if value is None else value}" for key, value in changes.items()]
     config = Composer("config").compose(
-        ["method=[tdq]", "methods.tdq.iterations=40", "methods.tdq.values=4096", "sampler.steps=5", *overrides]
+        [
+            "method=[tdq]",
+            "methods.tdq.generator.iterations=40",
+            "methods.tdq.values=4096",
+            "sampler.steps=5",
+            *overrides,
+        ]
     )
     return construct(config.methods.tdq, "methods.tdq")
 
 
-def fitted(model: DiffusionModel, tdq: Tdq, sampler: Sampler = tiny.DDIM) -> dict[str, Tensor]:
+def fitted(model: DiffusionModel, tdq: Quantize, sampler: Sampler = tiny.DDIM) -> dict[str, Tensor]:
     """Compress in place; the state before finalize."""
     return compress(model, model.copy(), {"tdq": tdq}, lambda m: LazyCalls(_source(m), m, sampler), lambda *_: None)
 
@@ -82,7 +89,7 @@ def with_generators(model: DiffusionModel) -> DiffusionModel:
     """A copy that runs its generators at every call."""
     twin = model.copy()
     for source in sources(twin):
-        source.table = None
+        source.forget()
     return twin
 
 
@@ -90,21 +97,24 @@ def context(channels: int = 16, *, interpolate: bool = False) -> TimeContext:
     return TimeContext(1000, channels, interpolate=interpolate)
 
 
-def generator(channels: int = 16, seed: int = 0) -> Generated:
-    made = Generated(context(channels), dropout=0.2, generator=torch.Generator().manual_seed(seed))
-    return made.eval()
+def generator(channels: int = 16, seed: int = 0, kind: Kind = "symmetric") -> Generated:
+    seeded = torch.Generator().manual_seed(seed)
+    return Generated(context(channels), Grid(4, kind), None, dropout=0.2, generator=seeded).eval()
 
 
 def test_t1_tabulated_steps_are_the_generated_ones_for_every_layer_and_step(tabulated: DiffusionModel) -> None:
     known = time_context_of(tabulated.denoiser).known
-    assert known.tolist() == executed_steps(tabulated, tiny.DDIM).tolist()
+    assert known.tolist() == tabulated.times(tiny.DDIM).tolist()
     twins = sources(with_generators(tabulated))
     assert len(twins) > 5
     for source, running in zip(sources(tabulated), twins, strict=True):
         for place, t in enumerate(known):
             running.context.enter(t.expand(3))
             with torch.no_grad():
-                assert torch.equal(running(torch.zeros(3, 2)).flatten(), source.table[place].expand(3))
+                step, zero_point = running(torch.zeros(3, 2))
+                assert torch.equal(step, source.table[place].expand(3))
+                if source.grid.has_zero_point:
+                    assert torch.equal(zero_point, source.zeros[place].expand(3))
 
 
 def test_t2_sampling_with_the_table_equals_sampling_with_generators(tabulated: DiffusionModel) -> None:
@@ -115,7 +125,7 @@ def test_t2_sampling_with_the_table_equals_sampling_with_generators(tabulated: D
 
 def test_t3_with_a_zeroed_last_weight_it_is_static_quantisation() -> None:
     model = tiny.unconditional_model()
-    fitted(model, method())
+    fitted(model, method(recipe="paper"))
     static = model.copy()
     for source in sources(model):
         with torch.no_grad():
@@ -123,7 +133,7 @@ def test_t3_with_a_zeroed_last_weight_it_is_static_quantisation() -> None:
             source.fill(torch.tensor(0.21), None)
         source.tabulate()
         assert torch.allclose(source.table, torch.tensor(0.21), atol=1e-6)
-    for quantizer in activation_quantizers(static.denoiser).values():
+    for quantizer in input_quantizers(static.denoiser).values():
         quantizer.source = Static(None, zero_point=False)
         quantizer.source.fill(torch.tensor(0.21), None)
     assert torch.allclose(_draw(model), _draw(static), atol=1e-6)
@@ -137,16 +147,17 @@ def test_t4_softplus_is_inverted_from_tiny_to_large_steps() -> None:
         source.last.weight.zero_()
     for step in (1e-6, 1e-3, 1.0, 100.0):
         source.fill(torch.tensor(step), None)
-        assert float(source.steps_at(torch.tensor([5.0]))) == pytest.approx(step, rel=1e-5)
+        assert float(source.at(torch.tensor([5.0]))[0]) == pytest.approx(step, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["symmetric", "affine"])
 @pytest.mark.parametrize("seed", range(3))
-def test_t5_steps_are_positive_for_every_time_step(seed: int) -> None:
-    source = generator(seed=seed)
+def test_t5_steps_are_positive_for_every_time_step(seed: int, kind: Kind) -> None:
+    source = generator(seed=seed, kind=kind)
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.copy_(3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
-        steps = source.steps_of(embedding_of(torch.arange(1000), 16))
+        steps, _ = source.interval_of(source.reach(embedding_of(torch.arange(1000), 16)))
     assert bool((steps > 0).all())
 
 
@@ -178,12 +189,20 @@ def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
     assert float(source.last.bias.grad) == pytest.approx(by_hand * float(slope), abs=1e-5)
 
 
-def spreading(steps: int = 100, *, rows: int = 8, width: int = 2048) -> TimedSamples:
-    """A(t) ~ N(0, sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
-    t = torch.linspace(0, 999, steps).round().repeat_interleave(rows)
-    draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0))
+def spreading(steps: int = 100, *, width: int = 16384, centre: float = 0.0) -> tuple[Tensor, Samples]:
+    """Time steps, and A(t) ~ N(centre sigma(t), sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
+    t = torch.linspace(0, 999, steps).round()
+    draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0)) + centre
     values = draws * sigma(t)[:, None]
-    return TimedSamples(t, values, values.amin(1), values.amax(1), values.std(1))
+    return t, Samples(values, values.amin(1), values.amax(1))
+
+
+def fit(source: Generated, grid: Grid, t: Tensor, samples: Samples, *, relative: bool = True) -> Quantizer:
+    source.context.remember(t)
+    quantizer = Quantizer(grid, source=source)
+    settings = GeneratorFit("fitted", 500, 1e-3, relative, 0.2)
+    GeneratedInterval(settings, 0).fit({"q": quantizer}, {"q": samples}, SearchSettings().named("mse"))
+    return quantizer
 
 
 def sigma(t: Tensor) -> Tensor:
@@ -192,16 +211,15 @@ def sigma(t: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["relative", "absolute"])
 def fit_to_spread(request: pytest.FixtureRequest) -> tuple[bool, Generated]:
-    source = Generated(context(128), dropout=0.2, generator=torch.Generator().manual_seed(0)).eval()
-    quantizer = Quantizer(Grid(4), source=source)
-    GeneratorFit(search_named("mse"), 500, 1e-3, request.param).fit([quantizer], [spreading()])
+    source = generator(128)
+    fit(source, Grid(4), *spreading(), relative=request.param)
     return request.param, source
 
 
 def test_t8_the_fitted_step_follows_the_spread(fit_to_spread: tuple[bool, Generated]) -> None:
     """At every time step, not at the hundred fitted ones alone."""
     t = torch.arange(1000.0)
-    ratio = fit_to_spread[1].steps_at(t) / sigma(t)
+    ratio = fit_to_spread[1].at(t)[0] / sigma(t)
     assert torch.allclose(ratio, torch.full_like(ratio, 0.3534), rtol=0.05)
     assert float(ratio.mean()) == pytest.approx(0.3534, rel=0.02)
 
@@ -219,7 +237,58 @@ def test_t9_it_comes_within_five_percent_of_the_best_step_at_each_time(fit_to_sp
     best_static = min(error(torch.full((100,), step)) for step in torch.linspace(0.3, 0.5, 41).tolist())
     expected_static, expected = (0.02065, 0.012889) if relative else (0.01910, 0.01397)
     assert best_static == pytest.approx(expected_static, rel=0.05)
-    assert error(source.steps_at(t)) <= 1.05 * expected
+    assert error(source.at(t)[0]) <= 1.05 * expected
+
+
+def test_on_an_affine_grid_scale_and_zero_point_follow_the_time() -> None:
+    """A(t) ~ N(1.5 sigma(t), sigma(t)^2): within 5 % of the best interval at each time, and the best static is not."""
+    grid = Grid(4, "affine")
+    t, samples = spreading(50, width=4096, centre=1.5)
+    source = generator(128, kind="affine")
+    quantizer = fit(source, grid, t, samples)
+    held_out = torch.randn(50, 20000, generator=torch.Generator().manual_seed(1)) + 1.5
+    values = held_out * sigma(t)[:, None]
+
+    def error(step: Tensor, zero_point: Tensor | None) -> float:
+        assert zero_point is not None
+        rounded = fake_quantize(values, step.expand(50)[:, None], zero_point.expand(50)[:, None], grid)
+        return float(((rounded - values).square().mean(1) / sigma(t).square()).mean())
+
+    search = SearchSettings().named("mse")
+    best, static = error(*search.fit(samples, grid)), error(*search.fit(samples.pooled(1), grid))
+    assert error(*source.at(t)) <= 1.05 * best
+    assert static > 1.25 * best
+    zeros = source.at(t)[1]
+    assert zeros is not None
+    assert torch.equal(zeros, zeros.round())
+    assert bool(quantizer.calibrated)
+
+
+def test_on_an_affine_grid_both_ends_get_the_gradient_of_what_is_clipped() -> None:
+    """Clipped high, the output is the upper end; clipped low, minus the lower one; up to the rounded zero point."""
+    source = generator(kind="affine")
+    with torch.no_grad():
+        source.last.weight.zero_()
+    quantizer = Quantizer(Grid(4, "affine"), source=source)
+    quantizer.fill(torch.tensor(0.5), torch.tensor(5.0))
+    source.context.enter(torch.tensor([7]))
+    quantizer(torch.tensor([[100.0, 100.0, -100.0]])).sum().backward()
+    slope = torch.sigmoid(source.last.bias.detach())
+    assert torch.allclose(source.last.bias.grad / slope, torch.tensor([-1.0, 2.0]), atol=1e-4)
+
+
+def test_a_generator_that_is_no_better_than_the_static_interval_goes_back_to_it() -> None:
+    """Ranges that jump between neighbouring time steps cannot be learned in five iterations."""
+    t, samples = spreading(40, width=512)
+    jumping = samples.values * torch.where(torch.arange(40) % 2 == 0, 0.2, 5.0)[:, None]
+    jumped = Samples(jumping, jumping.amin(1), jumping.amax(1))
+    source = generator(128)
+    source.context.remember(t)
+    quantizer = Quantizer(Grid(8), source=source)
+    kind = GeneratedInterval(GeneratorFit("fitted", 5, 1e-3, True, 0.2), 0)
+    kind.fit({"q": quantizer}, {"q": jumped}, SearchSettings().named("minmax"))
+    steps, _ = source.over_time()
+    assert float(steps.max() / steps.min()) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "last"), [("shifted", 15), ("shifted_narrow", 14)])
@@ -233,9 +302,9 @@ def test_t10_silus_minimum_is_code_zero_and_the_last_code_follows_the_grid(kind:
 
 
 def test_t11_behind_a_dropout_the_smallest_value_grows_with_what_is_kept() -> None:
-    quantizer = Quantizer(Grid(4, "shifted"))
+    quantizer = Quantizer(Grid(4, "shifted"), dropout=0.1)
     quantizer.fill(torch.tensor(0.2))
-    behind, x = BehindDropout(quantizer, 0.1), torch.full((1, 8), -50.0)
+    behind, x = quantizer, torch.full((1, 8), -50.0)
     assert torch.allclose(behind.train()(x), torch.tensor(SILU_MINIMUM / 0.9), atol=1e-6)
     assert torch.allclose(behind.eval()(x), torch.tensor(SILU_MINIMUM), atol=1e-6)
 
@@ -272,17 +341,15 @@ def test_t14_cached_time_projections_change_nothing(name: str) -> None:
 def test_t14_an_embedding_of_more_than_time_is_not_cached() -> None:
     model = tiny.class_model()
     with pytest.raises(RequestError, match="time_layers"):
-        fitted(model, method(time_layers="cached"))
+        fitted(model, method(cache_time_layers="true"))
 
 
-def test_t16_at_32_bits_nothing_changes_and_no_generator_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for build in MODELS.values():
-        model = build()
-        plain = _draw(model)
-        fitted(model, method(weight_bits=32, activation_bits=32))
-        with monkeypatch.context() as patched:
-            patched.setattr(Generated, "steps_of", lambda *_: pytest.fail("a generator ran"))
-            assert torch.equal(_draw(model), plain)
+def test_t16_at_32_bits_activations_pass_and_no_generator_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generated, "reach", lambda *_: pytest.fail("a generator ran"))
+    model, plain = tiny.unconditional_model(), tiny.unconditional_model()
+    fitted(model, method(weight_bits=16, activation_bits=32))
+    assert not [module for module in model.denoiser.modules() if isinstance(module, Generated)]
+    assert torch.allclose(_draw(model), _draw(plain), atol=1e-3)
 
 
 def test_t17_an_unseen_step_is_refused_or_interpolated() -> None:
@@ -302,7 +369,7 @@ def test_t17_sampling_at_another_step_count_is_refused_until_it_is_tabulated_aga
     state = fitted(model, method())
     with pytest.raises(UnknownStep):
         _draw(model, seven)
-    tabulate(model, executed_steps(model, seven))
+    tabulate(model, model.times(seven))
     again = _draw(model, seven)
     other = tiny.unconditional_model()
     restore(other, {"tdq": dataclasses.replace(method(), sampler=seven)}, state)
@@ -329,19 +396,19 @@ def test_calibration_that_holds_nan_or_nothing_is_refused() -> None:
     model = tiny.unconditional_model()
     tdq = method()
     tdq.prepare(model)
-    with pytest.raises(ValueError, match="not a single calibration call"):
+    with pytest.raises(RequestError, match="calibration=empty"):
         tdq.calibrate(model, [])
     call = next(iter(CALIBRATION.record(model, tiny.DDIM)))
     spoilt = type(call)(call.x * float("nan"), call.t, call.cond, call.step)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(RequestError, match=r"calibration=.*input_quantizer: .*NaN"):
         tdq.calibrate(model, [spoilt])
 
 
 def test_a_model_without_a_layer_to_quantise_is_refused() -> None:
     model = tiny.unconditional_model()
-    with pytest.raises(ValueError, match="nothing to quantise"):
+    with pytest.raises(RequestError, match="convolutions or linear layers"):
         method(skip="[.]").prepare(model)
-    with pytest.raises(ValueError, match="no module's path"):
+    with pytest.raises(RequestError, match="skip=nonsense"):
         method(skip="[nonsense]").prepare(tiny.unconditional_model())
 
 
@@ -351,8 +418,9 @@ def test_a_model_without_a_layer_to_quantise_is_refused() -> None:
         ({"weight_bits": 1}, "weight_bits"),
         ({"activation_bits": 33}, "activation_bits"),
         ({"activation_bits": 2, "grid": "narrow"}, "activation_bits"),
-        ({"mode": "pqt"}, "mode"),
-        ({"dropout": 1.0}, "dropout"),
+        ({"interval": "static", "cache_time_layers": "true"}, "cache_time_layers"),
+        ({"learning": "pqt"}, "learning"),
+        ({"generator.dropout": 1.0}, "dropout"),
         ({"training_recipe.learning_rate": 0.0}, "learning_rate"),
     ],
 )
@@ -362,12 +430,16 @@ def test_a_wrong_request_names_its_key(changes: dict[str, object], key: str) -> 
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, dict[str, Tensor], Tdq, object]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, dict[str, Tensor], Quantize, object]:
     """A few steps of QAT through Lightning."""
     overrides = ["trainer.max_steps=6", "trainer.progress=false", "trainer.checkpoint_every=0", "data.batch_size=8"]
     config = Composer("config").compose(overrides)
     trainer, data = construct(config.trainer, "trainer"), construct(config.data, "data")
-    model, tdq, learners = tiny.unconditional_model(), method(mode="qat"), []
+    model, tdq, learners = (
+        tiny.unconditional_model(),
+        method(recipe="paper", weight_groups="tensor", learning="qat"),
+        [],
+    )
 
     def fit(name: str, learner: object) -> None:
         learners.append(learner)
@@ -378,7 +450,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, d
     return model, state, tdq, learners[0]
 
 
-def test_t15_what_is_sampled_is_the_average(trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object]) -> None:
+def test_t15_what_is_sampled_is_the_average(
+    trained: tuple[DiffusionModel, dict[str, Tensor], Quantize, object],
+) -> None:
     model, state, _, learner = trained
     average = learner.ema.state()
     assert all(torch.equal(state[name], average[name]) for name in state)
@@ -391,7 +465,7 @@ def test_t15_what_is_sampled_is_the_average(trained: tuple[DiffusionModel, dict[
 
 
 def test_training_moves_generators_weights_and_weight_steps(
-    trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object],
+    trained: tuple[DiffusionModel, dict[str, Tensor], Quantize, object],
 ) -> None:
     _, state, tdq, learner = trained
     before = tiny.unconditional_model()
@@ -409,7 +483,7 @@ def test_training_moves_generators_weights_and_weight_steps(
 
 
 def test_a_trained_model_is_restored_from_its_file(
-    trained: tuple[DiffusionModel, dict[str, Tensor], Tdq, object], tmp_path: Path
+    trained: tuple[DiffusionModel, dict[str, Tensor], Quantize, object], tmp_path: Path
 ) -> None:
     from parediff.pipeline.compress import load_state, save
 

@@ -13,71 +13,52 @@ from parediff.calibration.base import LazyCalls
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.quantization.calibrate import input_quantizers
 from parediff.quantization.generated import Generated
-from parediff.quantization.grid import Grid
-from parediff.quantization.intervals import Offset, fold, offsets_of
+from parediff.quantization.layers import fold
 from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.reconstruction import Data, units
+from parediff.quantization.reconstruction import Replay, stratified
 from parediff.training.quantization_aware import QuantizationAware
 from test_tdq import CALIBRATION, _draw, fitted, method
 
-
-def test_an_offset_moves_the_grid_and_not_its_steps() -> None:
-    quantizer = Quantizer(Grid(4))
-    quantizer.fill(torch.tensor(0.5))
-    offset = Offset(quantizer)
-    offset.beta.data.fill_(3.0)
-    values = torch.tensor([3.0, 3.2, 3.3, -100.0, 100.0])
-    assert torch.allclose(offset(values), torch.tensor([3.0, 3.0, 3.5, -0.5, 6.5]))
+PAPER = {"recipe": "paper"}
 
 
-def test_its_gradient_is_the_share_that_is_clipped() -> None:
-    """d/dbeta [q(x - beta) + beta] = 1 - 1 inside, 1 where x is clipped."""
-    quantizer = Quantizer(Grid(4))
-    quantizer.fill(torch.tensor(0.5))
-    offset = Offset(quantizer)
-    offset(torch.tensor([0.1, 0.7, 50.0, 60.0, -70.0])).sum().backward()
-    assert float(offset.beta.grad) == pytest.approx(3.0)
+def _offsets(model: DiffusionModel) -> dict[str, Quantizer]:
+    return {path: q for path, q in input_quantizers(model.denoiser).items() if q.beta is not None}
 
 
 def test_an_offset_starts_at_the_mean_and_serves_what_is_not_behind_silu() -> None:
     model = tiny.unconditional_model()
-    fitted(model, method(offset="learned"))
-    offsets = offsets_of(model.denoiser)
+    fitted(model, method(**PAPER, offset="learned"))
+    offsets = _offsets(model)
     assert offsets
-    assert all(offset.quantizer.grid.signed for offset in offsets.values())
-    path, offset = next(iter(offsets.items()))
+    assert all(quantizer.grid.signed for quantizer in offsets.values())
+    path, quantizer = next(iter(offsets.items()))
     seen: list[Tensor] = []
     plain = tiny.unconditional_model()
     layer = plain.denoiser.get_submodule(path.rpartition(".input_quantizer")[0])
     layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     for call in CALIBRATION.record(plain, tiny.DDIM):
-        seen.clear()
         plain.predict(call.x, call.t, call.cond)
-    assert float(offset.beta) == pytest.approx(float(torch.cat(seen).mean()), abs=0.3 * float(torch.cat(seen).std()))
-    assert any(entry["offset"] == float(offset.beta) for entry in _told(model))
+    values = torch.cat([one.flatten() for one in seen])
+    assert float(quantizer.beta) == pytest.approx(float(values.mean()), abs=0.1 * float(values.std()))
+    assert any(entry["offset"] == float(quantizer.beta) for entry in _told(model))
     assert _draw(model).isfinite().all()
 
 
 def _told(model: DiffusionModel) -> Iterator[dict]:
-    for layer in method(offset="learned").fired(model)["layers"].values():
+    for layer in method(**PAPER, offset="learned").fired(model)["layers"].values():
         yield from (entry for entry in layer.values() if "offset" in entry)
-
-
-def test_32_bits_pass_an_offset_bit_by_bit() -> None:
-    model = tiny.unconditional_model()
-    images = _draw(model)
-    fitted(model, method(offset="learned", weight_bits=32, activation_bits=32))
-    assert torch.equal(_draw(model), images)
 
 
 def test_offsets_learn_slowly_and_without_decay() -> None:
     model = tiny.unconditional_model()
-    tdq = method(offset="learned", mode="qat")
+    tdq = method(**PAPER, offset="learned", learning="qat")
     tdq.prepare(model)
     learner = QuantizationAware(model.denoiser, model.pipeline.scheduler, tdq.training_recipe, seed=0)
     slow, generators, _ = learner.parameter_groups()
-    betas = {id(offset.beta) for offset in offsets_of(model.denoiser).values()}
+    betas = {id(quantizer.beta) for quantizer in _offsets(model).values()}
     assert betas
     assert betas <= {id(parameter) for parameter in slow["params"]}
     assert slow["weight_decay"] == 0.0
@@ -86,10 +67,11 @@ def test_offsets_learn_slowly_and_without_decay() -> None:
 
 
 def _held_out(model: DiffusionModel, calls: list[Call]) -> dict[str, float]:
-    return {
-        path: Data.of(model, path, calls).held_out_error(model.denoiser.get_submodule(path), 2.4)
-        for path in units(model, calls[0])
-    }
+    units = Replay(model, stratified(calls, 128), 1024)
+    return {path: data.held_out_error(model.denoiser.get_submodule(path), 2.4, 0.0) for path, data in units}
+
+
+BLOCKS = {"learning": "reconstruction", "reconstruction.step_iterations": 40, "reconstruction.step_learning_rate": 1e-3}
 
 
 def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> None:
@@ -98,7 +80,7 @@ def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> 
     other = one.copy()
     calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))
     method(activation_bits=3).calibrate(one, calls)
-    method(activation_bits=3, block_iterations=40, block_learning_rate=1e-3).calibrate(other, calls)
+    method(activation_bits=3, **BLOCKS).calibrate(other, calls)
     first, second = one.denoiser.state_dict(), other.denoiser.state_dict()
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed
@@ -111,22 +93,60 @@ def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> 
 
 def test_after_the_second_stage_tables_are_still_the_generators() -> None:
     model = tiny.unconditional_model()
-    fitted(model, method(block_iterations=5))
+    fitted(model, method(**BLOCKS | {"reconstruction.step_iterations": 5}))
     twin = model.copy()
     for module in twin.denoiser.modules():
         if isinstance(module, Generated):
-            module.table = None
+            module.forget()
     fold(twin.denoiser)
     assert torch.equal(_draw(model), _draw(twin))
+
+
+def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> None:
+    errors = {}
+    for rounding in ("nearest", "adaround"):
+        model = tiny.unconditional_model()
+        chosen = method(weight_bits=3, rounding=rounding, **{"reconstruction.iterations": 40})
+        fitted(model, chosen)
+        assert chosen.fired(model)["rounding_learned"] == 0 if rounding == "nearest" else True
+        calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))
+        exact, rounded = ([m.predict(c.x, c.t, c.cond) for c in calls] for m in (tiny.unconditional_model(), model))
+        errors[rounding] = float((torch.cat(rounded) - torch.cat(exact)).square().mean())
+    assert errors["adaround"] < errors["nearest"]
+
+
+@pytest.mark.parametrize("interval", ["per_step", "generated"])
+def test_intervals_can_follow_the_quantised_models_own_trajectory(interval: str) -> None:
+    model = tiny.unconditional_model()
+    chosen = method(interval=interval, trajectory="own", activation_bits=3)
+    fitted(model, chosen)
+    other = tiny.unconditional_model()
+    fitted(other, method(interval=interval, activation_bits=3))
+    assert _draw(model).isfinite().all()
+    assert not torch.equal(_draw(model), _draw(other))
+    first, second = (next(iter(input_quantizers(m.denoiser).values())).source.over_time()[0] for m in (model, other))
+    if interval == "per_step":  # the first step sees the same noise on either trajectory, the last does not
+        assert float(first[-1]) == pytest.approx(float(second[-1]), rel=0.05)
+
+
+def test_an_own_trajectory_needs_the_first_step_of_this_sampler_and_no_noise() -> None:
+    model = tiny.unconditional_model()
+    chosen = method(interval="per_step", trajectory="own")
+    chosen.prepare(model)
+    calls = [call for call in LazyCalls(CALIBRATION, model, tiny.DDIM) if call.step]
+    with pytest.raises(RequestError, match="first step"):
+        chosen.calibrate(model, calls)
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"offset": "fixed"}, "offset"),
-        ({"block_iterations": -1}, "block_iterations"),
-        ({"block_learning_rate": 0.0}, "block_learning_rate"),
-        ({"block_rows": 1}, "block_rows"),
+        ({"recipe": "paper", "offset": "fixed"}, "offset"),
+        ({"offset": "learned"}, "offset"),
+        ({"reconstruction.step_iterations": -1}, "step_iterations"),
+        ({"reconstruction.step_learning_rate": 0.0}, "step_learning_rate"),
+        ({"reconstruction.rows": 1}, "rows"),
+        ({"search.bias_weight": -1.0}, "bias_weight"),
     ],
 )
 def test_a_wrong_option_is_named(changes: dict[str, object], key: str) -> None:

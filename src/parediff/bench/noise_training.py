@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from parediff.bench.settings import settings_from
+from parediff.config.compose import Composer
+from parediff.config.request import construct
 from parediff.cost import paired_latency
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.networks import build
 from parediff.quantization.budget import AverageBits, Budget
-from parediff.quantization.noise import NOISES, BitRange
-from parediff.quantization.noisy import quantizers
-from parediff.quantization.pseudo import calibrate, install
+from parediff.quantization.noise import quantizers
 from parediff.training.objectives import Classify
 from parediff.validation import check_types, require
 
@@ -88,8 +88,10 @@ def _pseudo_quantised(
     model: ClassifierModel, images: Tensor, noise: str, *, rounds: bool
 ) -> tuple[ClassifierModel, Budget]:
     student = model.copy()
-    install(student.denoiser, BitRange(2, 14, 8.0), NOISES[noise](), skip=(), attention=False, image_input=False)
-    calibrate(student.denoiser, [images], student.denoiser)
+    config = Composer("config").compose(["method=[nipq]", f"methods.nipq.noise={noise}"])
+    nipq = construct(config.methods.nipq, "methods.nipq")
+    nipq.prepare(student)
+    nipq.calibrate(student, [student.call(images)])
     budget = AverageBits(student.denoiser, 4.0, strength=1.0, unit=None)
     for quantizer in quantizers(student.denoiser) if rounds else ():
         quantizer.freeze()

@@ -173,12 +173,12 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     if unknown:
         key = str(unknown[0])
         raise RequestError(key, config[key], f"no such key.{nearest(key, KEYS)}")
-    missing = sorted(OmegaConf.missing_keys(config))
-    missing = [key for key in missing if not key.startswith("hydra")]
-    if missing:
-        raise RequestError(missing[0], "???", "a value has to be given")
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        missing = [key for key in missing if not key.startswith("hydra")]
+        if missing:
+            raise RequestError(missing[0], "???", "a value has to be given")
+        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise RequestError("config", "", " ".join(str(error).split())) from error

@@ -2,7 +2,7 @@
 
 from parediff.cost.memory import Peak, peak_memory
 from parediff.cost.operations import CallCounter, Counter, LayerCost, Operations, counting
-from parediff.cost.size import Size, size, size_bytes
+from parediff.cost.size import Size, Stored, exported, size, size_bytes
 from parediff.cost.timing import Latency, paired_latency
 
 __all__ = [
@@ -13,7 +13,9 @@ __all__ = [
     "Operations",
     "Peak",
     "Size",
+    "Stored",
     "counting",
+    "exported",
     "paired_latency",
     "peak_memory",
     "size",

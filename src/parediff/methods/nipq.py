@@ -12,13 +12,20 @@ from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.models.tree import put
-from parediff.quantization.budget import AverageBits, BitOperations, Budget, Spent
-from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul
-from parediff.quantization.noise import NOISES, BitRange
-from parediff.quantization.noisy import products, quantizers
-from parediff.quantization.pseudo import calibrate, install
+from parediff.quantization.allocation import allocate
+from parediff.quantization.budget import AverageBits, BitOperations, Budget, Spent, measure
+from parediff.quantization.calibrate import Plan, calibrate
+from parediff.quantization.grid import IDENTITY_BITS
+from parediff.quantization.intervals import StaticInterval
+from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul, layers_of
+from parediff.quantization.noise import NOISES, BitRange, NoiseQuantizer, harden, quantizers
+from parediff.quantization.placement import Placement, Slot, Width, place
+from parediff.quantization.proof import proof
+from parediff.quantization.search import SearchSettings
 from parediff.validation import require
+
+VALUES = 65536
+"""Of each activation that are kept for its boundary."""
 
 BIT_OPERATIONS_WEIGHT = 3.0
 """The paper's factor before the penalty on bit operations; the one before average bits is 1."""
@@ -28,8 +35,10 @@ BIT_OPERATIONS_WEIGHT = 3.0
 class Nipq(Method):
     """Mixed precision by gradient descent; `target_gbops` (of one network evaluation) goes before `target_bits`.
 
-    With `uniform_bits` every width is held there, and with `rounding_share` 1 rounding starts at once: the control, LSQ
-    through the boundary, which differs in nothing else.
+    With `uniform_bits` every width is held there (those of activations at `uniform_activation_bits`, where given), and
+    with `rounding_share` 1 rounding starts at once: the control, LSQ through the boundary, which differs in nothing
+    else. `allocation` sensitivity: widths are not learned but given within the budget, before training, to what changes
+    the network's output most.
     """
 
     emulated: ClassVar[bool] = True
@@ -37,6 +46,8 @@ class Nipq(Method):
     target_bits: float | None
     target_gbops: float | None
     uniform_bits: int | None
+    uniform_activation_bits: int | None
+    allocation: Literal["learned", "sensitivity"]
     bits_min: int
     bits_max: int
     bits_start: float
@@ -79,8 +90,14 @@ class Nipq(Method):
 
     def _check_phases(self) -> None:
         share, held = self.rounding_share, self.uniform_bits
-        require(held is None or 2 <= held <= 31, "uniform_bits", held, "null, or a whole number from 2 to 31")
-        if held is None:
+        for key in ("uniform_bits", "uniform_activation_bits"):
+            bits = getattr(self, key)
+            require(bits is None or 2 <= bits <= 31, key, bits, "null, or a whole number from 2 to 31")
+        both = held is not None or self.uniform_activation_bits is None
+        require(both, "uniform_activation_bits", self.uniform_activation_bits, "null, where uniform_bits is null,")
+        given = self.allocation == "sensitivity"
+        require(held is None or not given, "allocation", self.allocation, "learned, where uniform_bits is given,")
+        if held is None and not given:
             require(0 < share < 1, "rounding_share", share, "a share between 0 and 1")
         else:
             require(0 < share <= 1, "rounding_share", share, "a share above 0, up to 1")
@@ -89,19 +106,34 @@ class Nipq(Method):
         return BitRange(self.bits_min, self.bits_max, self.bits_start)
 
     def prepare(self, model: DiffusionModel) -> None:
-        install(
-            model.denoiser,
-            self._range(),
-            NOISES[self.noise](),
-            skip=self.skip,
-            attention=self.attention,
-            image_input=self.image_input,
-            uniform_bits=self.uniform_bits,
-        )
+        noise, range = NOISES[self.noise](), self._range()
+
+        def make(slot: Slot) -> NoiseQuantizer:
+            weight = slot.operand == "weight"
+            quantizer = NoiseQuantizer(range, noise, "symmetric" if weight else None)
+            held = self.uniform_bits if weight else self.uniform_activation_bits or self.uniform_bits
+            quantizer.fix(IDENTITY_BITS if slot.grid.identity else held or 0)
+            return quantizer
+
+        place(model.denoiser, self._placement(), make)
+        model.denoiser.requires_grad_(False)
+
+    def _placement(self) -> Placement:
+        """Everything, with a width of its own."""
+        attention: Width = "same" if self.attention else "full"
+        return Placement(8, 8, skip=self.skip, attention=attention, image=self.image_input, whole=True)
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
-        calibrate(model.denoiser, calls, lambda call: model.predict(call.x, call.t, call.cond))
-        self._budget(model.denoiser)  # an unreachable target is told before anything is trained
+        def run(call: Call) -> Any:
+            return model.predict(call.x, call.t, call.cond)
+
+        search = SearchSettings().named("mse")
+        calibrate(model.denoiser, calls, run, Plan(StaticInterval(), search, search, VALUES, False, False, None))
+        first = next(iter(calls))
+        measure(model.denoiser, first, run)
+        budget = self._budget(model.denoiser)  # an unreachable target is told before anything is trained
+        if self.allocation == "sensitivity":
+            allocate(model.denoiser, budget, lambda: run(first))
 
     def _budget(self, network: nn.Module) -> Budget:
         if self.uniform_bits is not None:
@@ -133,32 +165,33 @@ class Nipq(Method):
         )
 
     def finalize(self, model: DiffusionModel) -> None:
-        found = products(model.denoiser)
         if not all(bool(quantizer.rounding) for quantizer in quantizers(model.denoiser)):
             accepted = "weights of the second phase are accepted, in which the bits no longer change"
             raise RequestError("checkpoint", "of the noise phase", accepted)
-        for path, product in found.items():
-            rounded = product.rounded()
-            rounded.register_buffer("macs", product.macs, persistent=False)
-            for name, operand in zip(("left_elements", "right_elements"), product.operands, strict=True):
-                rounded.register_buffer(name, operand.elements, persistent=False)
-            put(model.denoiser, path, rounded)
+        harden(model.denoiser)
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
-        """Learned bits of every product, their averages, and bit operations of one network evaluation."""
-        found: dict[str, Any] = {
-            path: module
-            for path, module in model.denoiser.named_modules()
-            if isinstance(module, QuantizedLayer | QuantizedMatmul) and hasattr(module, "macs")
-        }
-        layers = {path: _bits_of(module) for path, module in found.items()}
+        """As of plain quantisation; every product's widths, their averages, and what of the budget is spent."""
+        found = {path: one for path, one in layers_of(model.denoiser).items() if hasattr(one, "operands")}
+        widths = {path: _bits_of(module) for path, module in found.items()}
         weights, activations = _spread(found.values())
-        return {
-            "layers": layers,
+        gbops = sum(_macs(module) * _product(widths[path]) for path, module in found.items()) / 1e9
+        told = {
+            "widths": widths,
             "average_weight_bits": _average(weights),
             "average_activation_bits": _average(activations),
-            "gbops": sum(int(module.macs) * _product(layers[path]) for path, module in found.items()) / 1e9,
+            "gbops": gbops,
         }
+        return proof(model.denoiser) | told | {"budget": self._spent(told)}
+
+    def _spent(self, told: dict[str, Any]) -> dict[str, Any] | None:
+        """What was asked for, and what the widths spend."""
+        if self.uniform_bits is not None:
+            return None
+        if self.target_gbops is not None:
+            return {"unit": "GBOPs", "target": self.target_gbops, "spent": told["gbops"]}
+        averages = {key: told[f"average_{key}_bits"] for key in ("weight", "activation")}
+        return {"unit": "bits", "target": self.target_bits, "spent": averages}
 
 
 def objective_for(student: Any, teacher: Any, *, distillation: float, shift: int) -> Any:
@@ -174,6 +207,10 @@ def objective_for(student: Any, teacher: Any, *, distillation: float, shift: int
         raise RequestError("distillation", distillation, "a share from 0 to 1 is accepted for a denoiser")
     conditional = student.conditioning == "class"
     return Denoise(teacher.denoiser, student.pipeline.scheduler, distillation=distillation, conditional=conditional)
+
+
+def _macs(module: QuantizedLayer | QuantizedMatmul) -> int:
+    return int(next(iter(module.operands().values())).macs)
 
 
 def _bits_of(module: QuantizedLayer | QuantizedMatmul) -> dict[str, int]:
@@ -197,8 +234,9 @@ def _spread(modules: Iterable[Any]) -> tuple[Widths, Widths]:
     activations: Widths = []
     for module in modules:
         left, right = _bits_of(module).values()
-        (weights if isinstance(module, QuantizedLayer) else activations).append((left, int(module.left_elements)))
-        activations.append((right, int(module.right_elements)))
+        first, second = (int(operand.elements) for operand in module.operands().values())
+        (weights if isinstance(module, QuantizedLayer) else activations).append((left, first))
+        activations.append((right, second))
     return [width for width in weights if width[0] < 32], [width for width in activations if width[0] < 32]
 
 

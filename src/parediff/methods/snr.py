@@ -11,7 +11,7 @@ from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.quantization.intervals import layers_of
+from parediff.quantization.layers import layers_of
 from parediff.quantization.report import signal_to_noise
 
 MODULE_CALLS = 8

@@ -1,4 +1,4 @@
-"""Steps generated from the time step: TDQ, arXiv 2306.02316 (section numbers are of its specification, tdq.md)."""
+"""Intervals generated from the time step: TDQ, arXiv 2306.02316 (section numbers are of its specification, tdq.md)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parediff.quantization.grid import SMALLEST_STEP
-from parediff.quantization.sources import StepSource
+from parediff.quantization.grid import SMALLEST_STEP, Grid
+from parediff.quantization.sources import Interval, TimedSource, round_straight
 from parediff.quantization.time_context import TimeContext, embedding_of
 
 WIDTH = 64
@@ -18,77 +18,117 @@ LAST_WEIGHT_SCALE = 0.1
 """Shrinks the initial last weight, so that s(t) starts close to s0 for every t (section 2.2)."""
 
 
-def inverse_softplus(step: Tensor) -> Tensor:
-    """c with softplus(c) = step: log(expm1(step)), and step + log(1 - exp(-step)) where expm1 would overflow."""
-    step = step.double().clamp_min(SMALLEST_STEP)
-    return torch.where(step < 20, torch.log(torch.expm1(step.clamp_max(20))), step + torch.log1p(-torch.exp(-step)))
+def inverse_softplus(value: Tensor) -> Tensor:
+    """c with softplus(c) = value: log(expm1(v)), and v + log(1 - exp(-v)) where expm1 would overflow."""
+    value = value.double().clamp_min(SMALLEST_STEP)
+    return torch.where(value < 20, torch.log(torch.expm1(value.clamp_max(20))), value + torch.log1p(-torch.exp(-value)))
 
 
-class Generated(StepSource):
-    """s(t) = softplus(w4 . relu(W3 relu(W2 relu(W1 e(t))))), one value per sample; four linear layers of width 64.
+class Generated(TimedSource):
+    """softplus(W4 relu(W3 relu(W2 relu(W1 e(t))))), positive numbers per sample; four linear layers of width 64.
 
-    Once tabulated no layer of it runs: the step is looked up by t. The table stays out of the state_dict, which holds
-    the generator before and after.
+    The number is the step s(t); on a grid with a zero point it is two numbers, how far the interval reaches below and
+    above zero, from which step and zero point follow. Once tabulated no layer of it runs: the interval is looked up by
+    t. Tables stay out of the state_dict, which holds the generator before and after.
     """
 
     table: Tensor | None
+    zeros: Tensor | None
 
-    def __init__(self, context: TimeContext, *, dropout: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self._context = (context,)  # the denoiser's child, not ours: copied with the denoiser
-        self.dropout = dropout
+    def __init__(
+        self, context: TimeContext, grid: Grid, groups: int | None, *, dropout: float, generator: torch.Generator
+    ) -> None:
+        super().__init__(context)
+        self.grid, self.groups, self.dropout = grid, groups, dropout
         widths = (context.channels, WIDTH, WIDTH, WIDTH)
         self.hidden = nn.ModuleList(_linear(a, b, generator) for a, b in pairwise(widths))
-        self.last = _linear(WIDTH, 1, generator)
+        self.last = _linear(WIDTH, (groups or 1) * (2 if grid.has_zero_point else 1), generator)
         with torch.no_grad():
             self.last.weight.mul_(LAST_WEIGHT_SCALE)
         self.register_buffer("table", None, persistent=False)
+        self.register_buffer("zeros", None, persistent=False)
 
-    @property
-    def context(self) -> TimeContext:
-        return self._context[0]
+    def forward(self, x: Tensor) -> Interval:
+        step, zero_point = self._now() if self.table is None else self.look_up(self.table, self.zeros)
+        if len(step) not in (1, len(x)):
+            raise ValueError(f"{len(step)} time steps for a batch of {len(x)}")
+        return step, zero_point
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 1, ...]: one step per sample of x."""
-        steps = self._now() if self.table is None else self.context.look_up(self.table)
-        if len(steps) not in (1, len(x)):
-            raise ValueError(f"{len(steps)} time steps for a batch of {len(x)}")
-        return steps.reshape(-1, *[1] * (x.ndim - 1))
-
-    def steps_of(self, embedding: Tensor) -> Tensor:
-        """s [B] for e(t) [B, d]."""
+    def reach(self, embedding: Tensor) -> Tensor:
+        """What the network gives out for e(t) [B, d]: positive, [B, groups * numbers]."""
         hidden = embedding
         for layer in self.hidden:
             hidden = F.relu(layer(hidden))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return F.softplus(self.last(hidden))[:, 0].clamp_min(SMALLEST_STEP)
+        return F.softplus(self.last(hidden)).clamp_min(SMALLEST_STEP)
+
+    def interval_of(self, reach: Tensor) -> Interval:
+        """(step, zero point), each [B] or [B, groups]."""
+        numbers = reach.unflatten(1, (self.groups or 1, -1))
+        numbers = numbers[:, 0] if self.groups is None else numbers
+        if not self.grid.has_zero_point:
+            return numbers[..., 0], None
+        below, above = numbers[..., 0], numbers[..., 1]
+        step = ((above + below) / self.grid.high).clamp_min(SMALLEST_STEP)
+        return step, round_straight(below / step).clamp(self.grid.low, self.grid.high)
+
+    def reach_of(self, step: Tensor, zero_point: Tensor | None) -> Tensor:
+        """The numbers that stand for an interval: [..., 1] or [..., 2]."""
+        if zero_point is None:
+            return step[..., None]
+        return torch.stack([zero_point * step, (self.grid.high - zero_point) * step], dim=-1)
 
     @torch.no_grad()
-    def steps_at(self, t: Tensor) -> Tensor:
-        """s [K] for time steps [K], without dropout, each computed alone: a product's rounding depends on its batch."""
+    def at(self, t: Tensor) -> Interval:
+        """For time steps [K], without dropout, each computed alone: a product's rounding depends on its batch."""
         training, self.training = self.training, False
-        steps = [self.steps_of(embedding_of(one, self.context.channels)) for one in t.reshape(-1, 1)]
+        reaches = [self.reach(embedding_of(one, self.context.channels)) for one in t.reshape(-1, 1)]
         self.training = training
-        return torch.cat(steps)
+        return self.interval_of(torch.cat(reaches))
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
-        """Start from a static step: softplus(bias) = step."""
-        self.last.bias.copy_(inverse_softplus(step).to(self.last.bias).reshape(1))
-        self.table = None
+        """Start from a static interval."""
+        reach = self.reach_of(step, zero_point).reshape(-1).expand(len(self.last.bias))
+        self.last.bias.copy_(inverse_softplus(reach).to(self.last.bias))
+        self.forget()
+
+    @torch.no_grad()
+    def hold(self, interval: Interval) -> None:
+        """Give one interval [K] for all time, the first."""
+        self.last.weight.zero_()
+        self.fill(*(None if one is None else one[0] for one in interval))  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def fill_entries(self, rows: slice, step: Tensor, zero_point: Tensor | None) -> None:
+        """Tabulate these intervals at some of the context's steps, whatever the generator says."""
+        if self.table is None:
+            self.tabulate()
+        assert self.table is not None
+        self.table[rows] = step.clamp_min(SMALLEST_STEP)
+        if self.zeros is not None and zero_point is not None:
+            self.zeros[rows] = zero_point.round()
 
     def tabulate(self) -> None:
         """Evaluate the generator at the context's steps, once and for all."""
-        self.table = self.steps_at(self.context.known)
+        self.table, self.zeros = self.at(self.context.known)
 
-    def _now(self) -> Tensor:
+    def forget(self) -> None:
+        """Run the generator again."""
+        self.table = self.zeros = None
+
+    def over_time(self) -> Interval:
+        return self.at(self.context.known) if self.table is None else (self.table, self.zeros)
+
+    def _now(self) -> Interval:
         if torch.is_grad_enabled() or self.training:
-            return self.steps_of(self.context.embedding)
+            return self.interval_of(self.reach(self.context.embedding))
         distinct, where = self.context.t.unique(return_inverse=True)
-        return self.steps_at(distinct)[where]
+        step, zero_point = self.at(distinct)
+        return step[where], None if zero_point is None else zero_point[where]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.table = None
+        self.forget()
         super()._load_from_state_dict(*args, **kwargs)
 
 

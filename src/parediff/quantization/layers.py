@@ -37,17 +37,32 @@ class FoldableLayer(nn.Module):
     def bias(self) -> nn.Parameter | None:
         return self.layer.bias
 
+    def weight_parts(self) -> list[tuple[Any, Tensor]]:
+        """(quantiser, the part of the weight it rounds)."""
+        raise TypeError(f"{type(self).__name__} does not say how its weight is rounded")
+
     def quantized_weight(self) -> Tensor:
         """The weight as the arithmetic sees it, in the shape of the layer's own."""
-        raise TypeError(f"{type(self).__name__} does not say how its weight is rounded")
+        parts = [quantizer(part) for quantizer, part in self.weight_parts()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def fold(self) -> None:
         """Round the weight now; undone by loading a state_dict."""
         self.folded = self.quantized_weight().detach().clone()
-        for module in self.modules():
-            if isinstance(module, Quantizer):
-                module.freeze()
+
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """Codes of the weight, or the weight itself where it is not rounded; the bias; and what the quantisers keep."""
+        kept: dict[str, tuple[Tensor, float]] = {}
+        for place, (quantizer, part) in enumerate(self.weight_parts()):
+            full = 8.0 * part.element_size()
+            kept[f"codes.{place}"] = (quantizer.codes(part), quantizer.bits) if quantizer.on else (part, full)
+        if self.bias is not None:
+            kept["bias"] = (self.bias, 8.0 * self.bias.element_size())
+        for path, child in self.named_modules():
+            if isinstance(child, Quantizer):
+                kept |= {f"{path}.{name}": entry for name, entry in child.deployed().items()}
+        return kept
 
     def unfold(self) -> None:
         self.folded = None
@@ -67,7 +82,7 @@ class FoldableLayer(nn.Module):
 class QuantizedLayer(FoldableLayer):
     """layer(Q_A(x)) with the weight Q_W(w). `weight_bits` and `activation_bits` are 32 where a quantiser is off."""
 
-    def __init__(self, layer: nn.Module, weight_quantizer: Quantizer, input_quantizer: Quantizer) -> None:
+    def __init__(self, layer: nn.Module, weight_quantizer: Any, input_quantizer: Any) -> None:
         super().__init__(layer)
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
 
@@ -79,12 +94,12 @@ class QuantizedLayer(FoldableLayer):
     def activation_bits(self) -> int:
         return self.input_quantizer.bits
 
-    def weight_parts(self) -> list[tuple[Quantizer, Tensor]]:
-        """(quantiser, the part of the weight it rounds)."""
-        return [(self.weight_quantizer, self.layer.weight)]
+    def operands(self) -> dict[str, Any]:
+        """The quantisers of both factors by their names."""
+        return {"weight_quantizer": self.weight_quantizer, "input_quantizer": self.input_quantizer}
 
-    def quantized_weight(self) -> Tensor:
-        return self.weight_quantizer(self.layer.weight)
+    def weight_parts(self) -> list[tuple[Any, Tensor]]:
+        return [(self.weight_quantizer, self.layer.weight)]
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         return self.arithmetic(self.input_quantizer(x))
@@ -97,11 +112,7 @@ class SplitQuantizedLayer(FoldableLayer):
     """
 
     def __init__(
-        self,
-        layer: nn.Module,
-        border: int,
-        weight_quantizers: tuple[Quantizer, Quantizer],
-        input_quantizers: tuple[Quantizer, Quantizer],
+        self, layer: nn.Module, border: int, weight_quantizers: tuple[Any, Any], input_quantizers: tuple[Any, Any]
     ) -> None:
         super().__init__(layer)
         if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.groups != 1 or not 0 < border < layer.in_channels:
@@ -118,14 +129,10 @@ class SplitQuantizedLayer(FoldableLayer):
     def activation_bits(self) -> int:
         return max(_bits(self.input_quantizers))
 
-    def weight_parts(self) -> list[tuple[Quantizer, Tensor]]:
-        """(quantiser, the part of the weight it rounds)."""
+    def weight_parts(self) -> list[tuple[Any, Tensor]]:
         weight = self.layer.weight
         halves = (weight[:, : self.border], weight[:, self.border :])
-        return [(_quantizer(module), half) for module, half in zip(self.weight_quantizers, halves, strict=True)]
-
-    def quantized_weight(self) -> Tensor:
-        return torch.cat([quantizer(half) for quantizer, half in self.weight_parts()], dim=1)
+        return list(zip(self.weight_quantizers, halves, strict=True))
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         deep, skip = self.input_quantizers
@@ -137,7 +144,7 @@ class QuantizedMatmul(nn.Module):
 
     is_matmul = True
 
-    def __init__(self, a_quantizer: Quantizer, b_quantizer: Quantizer) -> None:
+    def __init__(self, a_quantizer: Any, b_quantizer: Any) -> None:
         super().__init__()
         self.a_quantizer, self.b_quantizer = a_quantizer, b_quantizer
 
@@ -149,14 +156,27 @@ class QuantizedMatmul(nn.Module):
     def b_bits(self) -> int:
         return self.b_quantizer.bits
 
+    def operands(self) -> dict[str, Any]:
+        """The quantisers of both factors by their names."""
+        return {"a_quantizer": self.a_quantizer, "b_quantizer": self.b_quantizer}
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(self.a_quantizer(a), self.b_quantizer(b))
 
 
-def _quantizer(module: nn.Module) -> Quantizer:
-    assert isinstance(module, Quantizer)
-    return module
+def layers_of(root: nn.Module) -> dict[str, Any]:
+    """Every quantised layer and product by its path."""
+    return {path: child for path, child in root.named_modules() if isinstance(child, FoldableLayer | QuantizedMatmul)}
 
 
-def _bits(quantizers: nn.ModuleList) -> list[int]:
-    return [_quantizer(module).bits for module in quantizers]
+def fold(root: nn.Module) -> None:
+    """Round every weight once and settle which quantisers are on."""
+    for module in root.modules():
+        if isinstance(module, FoldableLayer):
+            module.fold()
+        elif isinstance(module, Quantizer):
+            module.freeze()
+
+
+def _bits(quantizers: Any) -> list[int]:
+    return [quantizer.bits for quantizer in quantizers]

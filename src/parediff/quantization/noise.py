@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,12 @@ from torch.nn import functional as F
 
 from parediff.errors import RequestError
 from parediff.quantization.arithmetic import fake_quantize
-from parediff.quantization.grid import IDENTITY_BITS, SMALLEST_STEP, Grid, Kind
+from parediff.quantization.grid import IDENTITY_BITS, SILU_MINIMUM, SMALLEST_STEP, Grid, Kind
+from parediff.quantization.layers import fold, layers_of
+from parediff.quantization.quantizer import Quantizer
+from parediff.quantization.samples import Samples
+from parediff.quantization.search import Search
+from parediff.quantization.sources import round_straight
 
 KINDS: tuple[Kind, ...] = ("symmetric", "unsigned", "shifted")
 """Grids with one boundary: -a..a, 0..a, and m..a + m with m the minimum of SiLU."""
@@ -113,11 +119,6 @@ def add_noise(x: Tensor, step: Tensor, clip: Tensor, u: Tensor, *, one_sided: bo
     return _AddNoise.apply(x, step, clip, u, one_sided)
 
 
-def round_straight(value: Tensor) -> Tensor:
-    """round(value), with the gradient of the identity."""
-    return value + (value.round() - value).detach()
-
-
 def levels(bits: Tensor, *, signed: bool) -> Tensor:
     """n(b): 2^(b-1) - 1 on -n..n, 2^b - 1 on 0..n."""
     return torch.exp2(bits - 1 if signed else bits) - 1
@@ -126,7 +127,8 @@ def levels(bits: Tensor, *, signed: bool) -> Tensor:
 class NoiseQuantizer(nn.Module):
     """One learned (bits, clip) pair. In training it adds noise; evaluated, or once frozen, it rounds.
 
-    Until `fill` it passes its input. `fixed` is 0 while bits are learned, else the width that holds: 32 passes all.
+    Until `fill` it passes its input. `fixed` is 0 while bits are learned, else the width that holds: 32 passes all. The
+    kind of grid is the one given, else what the values call for.
     """
 
     theta_bits: nn.Parameter
@@ -136,17 +138,20 @@ class NoiseQuantizer(nn.Module):
     calibrated: Tensor
     rounding: Tensor
     elements: Tensor
+    macs: Tensor
+    axis = channels = None
 
-    def __init__(self, range: BitRange, noise: Noise) -> None:
+    def __init__(self, range: BitRange, noise: Noise, kind: Kind | None = None) -> None:
         super().__init__()
-        self.range, self.noise = range, noise
+        self.range, self.noise, self.only = range, noise, kind
         self.theta_bits = nn.Parameter(torch.tensor(range.theta(range.start)))
         self.theta_clip = nn.Parameter(torch.tensor(inverse_softplus(1.0)))
         self.register_buffer("fixed", torch.zeros((), dtype=torch.int32))
         self.register_buffer("kind_index", torch.zeros((), dtype=torch.int32))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self.register_buffer("rounding", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("elements", torch.zeros((), dtype=torch.int64))
+        for name in ("elements", "macs"):  # of one example: values, and multiplications of the product
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     @property
     def kind(self) -> Kind:
@@ -208,14 +213,35 @@ class NoiseQuantizer(nn.Module):
         noisy = add_noise(values, step, clip, u, one_sided=not self.signed)
         return noisy + offset if offset else noisy
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be filled at all."""
+        return int(self.fixed) < IDENTITY_BITS
+
+    @property
+    def learns(self) -> bool:
+        """Whether its bits are learned."""
+        return self.on and not int(self.fixed)
+
+    def take(self, samples: Samples, search: Search) -> None:
+        """The boundary that the search finds at the starting bits.
+
+        At 8 bits the best boundary is next to the largest weight; at 3 it is not, and bits would be learned to make up.
+        The released code starts at softplus(max W), which is at least ln 2 (defect 3).
+        """
+        kind = self.only or kind_of(float(samples.low.min()), float(samples.high.max()))
+        grid = Grid(int(self.fixed) or round(self.range.start), kind)
+        boundary = search.fit(samples, grid)[0][0] * grid.high
+        usable = float(boundary) > SMALLEST_STEP * 1e3  # a tensor of zeros could never grow its boundary
+        self.fill(boundary if usable else torch.ones_like(boundary), kind)
+
     @torch.no_grad()
-    def fill(self, clip: Tensor, kind: Kind, elements: int) -> None:
-        """Take over a boundary, the grid's kind and how many values an example has; switches on."""
+    def fill(self, clip: Tensor, kind: Kind) -> None:
+        """Take over a boundary and the grid's kind; switches on."""
         if not bool(torch.isfinite(clip)):
             raise ValueError("the clip boundary is not finite: the calibration data holds NaN or infinity")
         self.theta_clip.fill_(inverse_softplus(max(float(clip), SMALLEST_STEP)))
         self.kind_index.fill_(KINDS.index(kind))
-        self.elements.fill_(elements)
         self.calibrated.fill_(True)
 
     def fix(self, bits: int) -> None:
@@ -228,6 +254,16 @@ class NoiseQuantizer(nn.Module):
             self.fix(self.bits)
         self.rounding.fill_(True)
 
+    @torch.no_grad()
+    def ordinary(self) -> Quantizer:
+        """A plain quantiser that gives what this one gives when it rounds, bit by bit."""
+        plain = Quantizer(self.grid if self.on else Grid(IDENTITY_BITS)).to(self.theta_clip.device)
+        if self.on:
+            plain.fill(self.step(self.integer_bits()))
+        for name in ("elements", "macs"):
+            plain.register_buffer(name, getattr(self, name), persistent=False)
+        return plain
+
     def extra_repr(self) -> str:
         return f"{self.kind}, bits={self.bits}, rounding={bool(self.rounding)}"
 
@@ -235,3 +271,37 @@ class NoiseQuantizer(nn.Module):
 def inverse_softplus(value: float) -> float:
     """theta with softplus(theta) = value > 0."""
     return value + math.log(-math.expm1(-value))
+
+
+def kind_of(low: float, high: float) -> Kind:
+    """unsigned for what has no negative values, shifted for what looks like SiLU's output, else symmetric."""
+    if low >= 0:
+        return "unsigned"
+    reaches_minimum = SILU_MINIMUM - 1e-4 <= low <= 0.7 * SILU_MINIMUM
+    return "shifted" if reaches_minimum and high > -SILU_MINIMUM else "symmetric"
+
+
+def products(network: nn.Module) -> dict[str, Any]:
+    """Every layer and product whose operands are pseudo-quantised, by its path."""
+    found = layers_of(network)
+    return {path: one for path, one in found.items() if any(isinstance(c, NoiseQuantizer) for c in one.children())}
+
+
+def operands(product: Any) -> tuple[NoiseQuantizer, NoiseQuantizer]:
+    """The quantisers of both factors."""
+    left, right = product.operands().values()
+    return left, right
+
+
+def quantizers(network: nn.Module) -> Iterator[NoiseQuantizer]:
+    for module in network.modules():
+        if isinstance(module, NoiseQuantizer):
+            yield module
+
+
+def harden(network: nn.Module) -> None:
+    """Exchange every pseudo-quantiser for an ordinary one, and round the weights once."""
+    for product in products(network).values():
+        for name, quantizer in product.operands().items():
+            setattr(product, name, quantizer.ordinary())
+    fold(network)

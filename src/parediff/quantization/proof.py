@@ -1,4 +1,4 @@
-"""What a quantised network really is: shares, bits, grids and steps of each layer, and what stays as it was."""
+"""What a quantised network really is: shares, bits, grids and intervals of each layer, and what stays as it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parediff.models.tree import named
 from parediff.quantization.grid import IDENTITY_BITS, SMALLEST_STEP
 from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.sources import Static
+from parediff.quantization.rounding import RoundedQuantizer
 
 
 def proof(root: nn.Module) -> dict[str, Any]:
@@ -22,12 +22,15 @@ def proof(root: nn.Module) -> dict[str, Any]:
     products = {path: module for path, module in named(root, QuantizedMatmul) if _fires(module)}
     total = sum(_scalars(module) for _, module in weighted)
     below_full = sum(_scalars(module) for module in rounded.values() if _weight_bits(module) < IDENTITY_BITS)
+    rounders = [one for _, one in _quantizers(root) if isinstance(one, RoundedQuantizer)]
     return {
         "share_of_layers": len(rounded) / len(weighted),
         "share_of_weights": below_full / total,
         "quantised_layers": len(rounded),
         "quantised_products": len(products),
         "split_layers": sum(isinstance(module, SplitQuantizedLayer) for module in rounded.values()),
+        "rounding_learned": sum(bool(one.learned) for one in rounders),
+        "rounding_rolled_back": sum(not bool(one.learned) for one in rounders),
         "layers": {path: _described(module) for path, module in {**rounded, **products}.items()},
         "degenerate": [path for path, quantizer in _quantizers(root) if _degenerate(quantizer)],
         "unquantised": _unquantised(root, [path for path, _ in weighted if path not in rounded]),
@@ -55,14 +58,22 @@ def _described(module: nn.Module) -> dict[str, Any]:
 
 
 def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
+    """`step` and `interval`: smallest and largest, over groups and time."""
     if not quantizer.on:
         return {"bits": IDENTITY_BITS}
-    described: dict[str, Any] = {"bits": quantizer.bits, "grid": quantizer.grid.kind}
-    source = quantizer.source
-    if isinstance(source, Static):
-        low, high = quantizer.grid.span(source.step, source.zero)
-        described |= {"step": _range(source.step), "interval": [float(low.min()), float(high.max())]}
-    return described
+    step, zero_point = quantizer.source.over_time()
+    low, high = quantizer.grid.span(step, zero_point)
+    told: dict[str, Any] = {
+        "bits": quantizer.bits,
+        "grid": quantizer.grid.kind,
+        "per": "tensor" if quantizer.axis is None else f"{quantizer.channels} groups of channels",
+        "source": type(quantizer.source).__name__,
+        "step": _range(step),
+        "interval": [float(low.min()), float(high.max())],
+    }
+    if quantizer.source.timed:
+        told["times"] = len(step)
+    return told if quantizer.beta is None else told | {"offset": float(quantizer.beta.detach())}
 
 
 def _range(values: Tensor) -> list[float]:
@@ -71,8 +82,7 @@ def _range(values: Tensor) -> list[float]:
 
 def _degenerate(quantizer: Quantizer) -> bool:
     """A step at the smallest there is: the calibration data was constantly zero."""
-    source = quantizer.source
-    return quantizer.on and isinstance(source, Static) and bool((source.step <= SMALLEST_STEP).any())
+    return quantizer.on and bool((quantizer.source.over_time()[0] <= SMALLEST_STEP).any())
 
 
 def _unquantised(root: nn.Module, layers: list[str]) -> list[str]:

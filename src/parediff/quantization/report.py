@@ -1,4 +1,4 @@
-"""What quantisation did to each layer: bits, grids, intervals over time, and where the error is made."""
+"""Where the error is made: signal to quantisation noise, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,68 +11,7 @@ from torch import Tensor, nn
 
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.models.tree import named
-from parediff.quantization.generated import Generated
-from parediff.quantization.intervals import layers_of, offsets_of
-from parediff.quantization.layers import LAYERS, FoldableLayer, QuantizedMatmul
-from parediff.quantization.quantizer import Quantizer
-from parediff.quantization.sources import Learned, Static
-from parediff.quantization.tables import PerStepTable
-
-
-def description(denoiser: nn.Module) -> dict[str, Any]:
-    """Plain numbers: each layer's bits, grid and range of steps over time; and what stays in full precision."""
-    layers = {path: _described(module) for path, module in layers_of(denoiser).items()}
-    return {"layers": layers, "quantised": len(layers), "full_precision": unquantised(denoiser)}
-
-
-def unquantised(denoiser: nn.Module) -> list[str]:
-    """Convolutions and linears that nothing rounds."""
-    inside = (*LAYERS, FoldableLayer, QuantizedMatmul)
-    return [path for path, module in named(denoiser, inside) if isinstance(module, LAYERS)]
-
-
-def _described(module: FoldableLayer | QuantizedMatmul) -> dict[str, Any]:
-    found = {path: child for path, child in module.named_modules() if isinstance(child, Quantizer)}
-    told = {path: _quantizer(child) for path, child in found.items()}
-    for path, offset in offsets_of(module).items():
-        told[path] |= {"offset": float(offset.beta)}
-    return told
-
-
-def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
-    if not quantizer.on:
-        return {"bits": quantizer.bits}
-    steps = steps_over_time(quantizer)
-    smallest, largest = float(steps.min()), float(steps.max())
-    told = {"bits": quantizer.bits, "grid": quantizer.grid.kind, "smallest_step": smallest, "largest_step": largest}
-    if quantizer.axis is not None:
-        return told | {"steps_of": "channels"}
-    low, high = quantizer.grid.span(steps, zero_points_over_time(quantizer))
-    return told | {"steps_of": "time", "widest_interval": [float(low.min()), float(high.max())]}
-
-
-def steps_over_time(quantizer: Quantizer) -> Tensor:
-    """The step at every tabulated time step [K]; a single one [1] where it is static."""
-    source = quantizer.source
-    if isinstance(source, Generated):
-        return source.steps_at(source.context.known) if source.table is None else source.table
-    if isinstance(source, PerStepTable):
-        return source.entries[: len(source.context.known)]
-    if isinstance(source, Learned):
-        return source.raw.detach().abs().reshape(-1)
-    if isinstance(source, Static):
-        return source.step.reshape(-1)
-    raise TypeError(f"{type(source).__name__} has no steps that are known beforehand")
-
-
-def zero_points_over_time(quantizer: Quantizer) -> Tensor | None:
-    """Beside `steps_over_time`; None on grids without a zero point."""
-    source = quantizer.source
-    if isinstance(source, PerStepTable):
-        return None if source.zeros is None else source.zeros[: len(source.context.known)]
-    zero = getattr(source, "zero", None)
-    return zero.reshape(-1) if isinstance(zero, Tensor) else None
+from parediff.quantization.layers import layers_of
 
 
 @torch.no_grad()

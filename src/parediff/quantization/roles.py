@@ -23,12 +23,18 @@ TIME = re.compile(
 
 @dataclass(frozen=True)
 class Role:
-    """`after_silu`: the input is SiLU's output. `border`: the input is [deep, skip], joined at this channel."""
+    """`after_silu`: the input is SiLU's output. `border`: the input is [deep, skip], joined at this channel.
+
+    `dropout`: the share that a dropout between SiLU and the layer drops. `timeless`: it runs before any block has seen
+    the time step.
+    """
 
     path: str
     position: Position
     after_silu: bool
     border: int | None
+    dropout: float
+    timeless: bool
 
 
 def roles(root: nn.Module) -> list[Role]:
@@ -41,10 +47,24 @@ def roles(root: nn.Module) -> list[Role]:
     ends = _end(found, FIRST, 0), _end(found, LAST, -1)
     borders = skip_borders(root)
     return [
-        Role(path, _position(root, path, ends), after_silu(root, path), _border(path, borders))
+        Role(
+            path,
+            _position(root, path, ends),
+            after_silu(root, path),
+            _border(path, borders),
+            _dropout(root, path),
+            path == ends[0] and "." in path,  # a transformer's patches are embedded before its blocks see the time
+        )
         for path, layer in found.items()
         if isinstance(layer, LAYERS)
     ]
+
+
+def _dropout(root: nn.Module, path: str) -> float:
+    """In front of a residual block's second convolution."""
+    owner, _, name = path.rpartition(".")
+    dropout = getattr(root.get_submodule(owner), "dropout", None) if name == "conv2" else None
+    return float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0
 
 
 def _end(found: dict[str, nn.Module], names: tuple[str, ...], place: int) -> str:

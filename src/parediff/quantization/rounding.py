@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from parediff.quantization.grid import Grid
+from parediff.quantization.layers import QuantizedLayer, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer
 
 STRETCH, SHIFT = 1.2, 0.1
@@ -59,15 +60,39 @@ class RoundedQuantizer(Quantizer):
         """h(V)."""
         return rectified_sigmoid(self.v)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.on or not bool(self.learned):
-            return super().forward(x)
+    def rounded(self, x: Tensor) -> Tensor:
+        if not bool(self.learned):
+            return super().rounded(x)
+        codes, step, zero = self._codes(x)
+        return ((codes - zero) * step).to(x.dtype)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The integers, hard."""
+        return self._codes(x)[0].to(torch.int32) if bool(self.learned) else super().codes(x)
+
+    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         step, zero_point = self.parameters_for(x)
         up = self.share if self.soft else (self.v >= 0).float()
-        low, high = self.grid.low, self.grid.high
         zero = torch.zeros_like(step) if zero_point is None else zero_point
-        codes = ((x.float() / step).floor() + up + zero).clamp(low, high) - zero
-        return (codes * step).to(x.dtype)
+        codes = ((x.float() / step).floor() + up + zero).clamp(self.grid.low, self.grid.high)
+        return codes, step, zero
+
+
+def install_rounding(root: nn.Module) -> None:
+    """Give every weight that is rounded a RoundedQuantizer; nothing is calibrated yet."""
+    for module in root.modules():
+        if isinstance(module, QuantizedLayer):
+            module.weight_quantizer = _rounder(module.weight_quantizer, module.weight)
+        elif isinstance(module, SplitQuantizedLayer):
+            parts = [_rounder(quantizer, part) for quantizer, part in module.weight_parts()]
+            module.weight_quantizers = nn.ModuleList(parts)
+
+
+def _rounder(quantizer: Quantizer, weight: Any) -> Quantizer:
+    if quantizer.grid.identity:
+        return quantizer
+    made = RoundedQuantizer(quantizer.grid, weight.shape, axis=quantizer.axis, channels=quantizer.channels)
+    return made.to(weight.device)
 
 
 @contextmanager

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from parediff.quantization.arithmetic import fake_quantize
-from parediff.quantization.grid import Grid
+from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.samples import Samples
+from parediff.validation import check_types, require
 
 Fit = tuple[Tensor, Tensor | None]
-Score = Callable[[Tensor, Tensor], Tensor]
-"""(x [groups, n], xhat [groups, n]) to a badness per group."""
+Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x [groups, n], xhat [groups, n], channels [groups, n] or None) to a badness per group."""
 Ranges = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is tried, [candidates, groups], to the low and high ends it stands for."""
 
@@ -38,6 +41,37 @@ class MinMax(Search):
 
     def fit(self, samples: Samples, grid: Grid) -> Fit:
         return grid.fit(samples.low, samples.high)
+
+
+@dataclass(frozen=True)
+class MovingRange(Search):
+    """The grid spans PTQ4DM's exponential moving range of the calls, which depends on their order; of weights, all."""
+
+    def fit(self, samples: Samples, grid: Grid) -> Fit:
+        low, high = (samples.low, samples.high) if samples.moving is None else samples.moving
+        return grid.fit(low, high)
+
+
+@dataclass(frozen=True)
+class MeanMagnitude(Search):
+    """LSQ's first step, 2 mean |x - offset| / sqrt(Q) (arXiv 1902.08153, section 2.1); zero point as of the range."""
+
+    def fit(self, samples: Samples, grid: Grid) -> Fit:
+        step = 2 * (samples.values - grid.offset).abs().mean(dim=1) / math.sqrt(grid.high)
+        _, zero_point = grid.fit(samples.low, samples.high)
+        return step.clamp_min(SMALLEST_STEP), zero_point
+
+
+@dataclass(frozen=True)
+class Statistics(Search):
+    """TDQ's first step: (mu + 3 sigma) / N, or (mu + 16 sigma) / (L - 1) after SiLU (tdq.md, section 2.2)."""
+
+    def fit(self, samples: Samples, grid: Grid) -> Fit:
+        mean, spread = samples.values.mean(dim=1), samples.values.std(dim=1, correction=0)
+        if grid.has_zero_point:
+            return grid.fit(mean - 3 * spread, mean + 3 * spread)
+        reach = mean + (16 if grid.offset else 3) * spread
+        return (reach / grid.high).clamp_min(SMALLEST_STEP), None
 
 
 @dataclass(frozen=True)
@@ -112,7 +146,7 @@ class Shrink(Search):
     def _winner(self, samples: Samples, grid: Grid, tried: Tensor, ranges: Ranges) -> Tensor:
         """tried [candidates, groups]; the best one per group."""
         step, zero_point = grid.fit(*ranges(tried))
-        scores = scores_of(samples.values, step, zero_point, grid, self.score)
+        scores = scores_of(samples, step, zero_point, grid, self.score)
         return tried.gather(0, scores.argmin(dim=0, keepdim=True))[0]
 
 
@@ -128,19 +162,34 @@ def _below(high: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     return end, high.expand_as(end)
 
 
-def scores_of(values: Tensor, steps: Tensor, zero_points: Tensor | None, grid: Grid, score: Score) -> Tensor:
-    """[candidates, groups]: the score of every candidate on values [groups, n], some groups at a time."""
-    rows = max(1, BLOCK // values.shape[1])
+def scores_of(samples: Samples, steps: Tensor, zero_points: Tensor | None, grid: Grid, score: Score) -> Tensor:
+    """[candidates, groups]: the score of every candidate, as many groups and candidates at a time as make a block."""
+    groups, count = samples.values.shape
+    rows = max(1, BLOCK // count)
+    columns = max(1, BLOCK // (min(rows, groups) * count))
     blocks = []
-    for start in range(0, len(values), rows):
-        part, group = values[start : start + rows], slice(start, start + rows)
-        zeros = None if zero_points is None else zero_points[:, group, None]
-        candidates = [
-            score(part, fake_quantize(part, step, None if zeros is None else zeros[index], grid))
-            for index, step in enumerate(steps[:, group, None])
-        ]
-        blocks.append(torch.stack(candidates))
+    for start in range(0, groups, rows):
+        group = slice(start, start + rows)
+        part, cells = samples.values[group], None if samples.cells is None else samples.cells[group]
+        tried = zip(steps[:, group].split(columns), _split(zero_points, group, columns, len(steps)), strict=True)
+        blocks.append(torch.cat([_scored(part, step, zeros, grid, score, cells) for step, zeros in tried]))
     return torch.cat(blocks, dim=1)
+
+
+def _split(values: Tensor | None, group: slice, columns: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * math.ceil(count / columns) if values is None else values[:, group].split(columns)
+
+
+def _scored(
+    values: Tensor, steps: Tensor, zeros: Tensor | None, grid: Grid, score: Score, cells: Tensor | None
+) -> Tensor:
+    """values [groups, n], steps [candidates, groups]: a row for each candidate and group."""
+    candidates = len(steps)
+    if candidates > 1:
+        values = values.repeat(candidates, 1)
+        cells = None if cells is None else cells.repeat(candidates, 1)
+    zeros = None if zeros is None else zeros.reshape(-1, 1)
+    return score(values, fake_quantize(values, steps.reshape(-1, 1), zeros, grid), cells).reshape(candidates, -1)
 
 
 @dataclass(frozen=True)
@@ -149,7 +198,7 @@ class PowerError:
 
     exponent: float = 2.0
 
-    def __call__(self, x: Tensor, rounded: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
         error = x - rounded
         if self.exponent == 2:
             return torch.einsum("gn,gn->g", error, error) / error.shape[1]
@@ -159,10 +208,33 @@ class PowerError:
 
 
 @dataclass(frozen=True)
+class BiasedError:
+    """The power error and `weight` times its like of the mean error of each cell: a channel, at one time step.
+
+    What is wrong on average over images comes back at the next step, what is random averages out. The mean's square is
+    estimated without what the sampling adds to it; a tensor without cells is one cell.
+    """
+
+    error: PowerError
+    weight: float
+
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
+        difference = rounded - x
+        where = torch.zeros_like(x, dtype=torch.long) if cells is None else cells
+        zeros = x.new_zeros(len(x), int(where.amax()) + 1)
+        count = zeros.scatter_add(1, where, torch.ones_like(x))
+        total = zeros.scatter_add(1, where, difference)
+        squares = zeros.scatter_add(1, where, difference.square())
+        mean_square = (total.square() - squares).clamp_min(0) / (count * (count - 1)).clamp_min(1)
+        bias = (mean_square.pow(self.error.exponent / 2) * count).sum(dim=1) / count.sum(dim=1)
+        return self.error(x, rounded, cells) + self.weight * bias
+
+
+@dataclass(frozen=True)
 class CosineError:
     """1 - cos(x, xhat) per group (one of PTQ4DM's metrics)."""
 
-    def __call__(self, x: Tensor, rounded: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
         return 1 - torch.cosine_similarity(x, rounded, dim=1)
 
 
@@ -170,21 +242,52 @@ class CosineError:
 class DivergenceError:
     """KL(softmax x, softmax xhat) over the samples of a group (one of PTQ4DM's metrics)."""
 
-    def __call__(self, x: Tensor, rounded: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
         own, other = x.log_softmax(dim=1), rounded.log_softmax(dim=1)
         return (own.exp() * (own - other)).sum(dim=1)
 
 
-def search_named(
-    name: str, *, exponent: float = 2.0, candidates: int = 80, lowest: float = 0.21, fraction: float = 0.999
-) -> Search:
-    """minmax, percentile, mse (mean |error|^exponent), cosine or kl."""
-    if name == "minmax":
-        return MinMax()
-    if name == "percentile":
-        return Percentile(fraction)
-    scores: dict[str, Score] = {"mse": PowerError(exponent), "cosine": CosineError(), "kl": DivergenceError()}
-    return Shrink(scores[name], candidates, lowest)
+SearchName = Literal["minmax", "percentile", "moving", "mse", "cosine", "kl", "lsq", "statistics"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What the searches need: `exponent` p of mse's mean |error|^p, and `bias_weight` of the mean error per channel.
+
+    `candidates` shrunken ranges from 1 down to `lowest` are tried before the finer search; `percentile` is the share of
+    values that its search spans.
+    """
+
+    exponent: float = 2.0
+    bias_weight: float = 0.0
+    candidates: int = 80
+    lowest: float = 0.21
+    percentile: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.exponent > 0, "exponent", self.exponent, "a positive number")
+        require(self.bias_weight >= 0, "bias_weight", self.bias_weight, "0 or more")
+        require(self.candidates >= 2, "candidates", self.candidates, "2 or more")
+        require(0 < self.lowest < 1, "lowest", self.lowest, "a share between 0 and 1")
+        require(0.5 < self.percentile <= 1, "percentile", self.percentile, "a share above 0.5, at most 1")
+
+    def named(self, name: SearchName) -> Search:
+        """The search of this name."""
+        plain: dict[str, Search] = {
+            "minmax": MinMax(),
+            "percentile": Percentile(self.percentile),
+            "moving": MovingRange(),
+            "lsq": MeanMagnitude(),
+            "statistics": Statistics(),
+        }
+        return plain[name] if name in plain else Shrink(self.score(name), self.candidates, self.lowest)
+
+    def score(self, name: SearchName) -> Score:
+        """What mse, cosine or kl minimise."""
+        error = PowerError(self.exponent)
+        biased = BiasedError(error, self.bias_weight) if self.bias_weight else error
+        return {"mse": biased, "cosine": CosineError(), "kl": DivergenceError()}[name]
 
 
 def _quantile(values: Tensor, fraction: float) -> Tensor:

@@ -1,35 +1,41 @@
-"""Where a quantiser's step comes from."""
+"""Where a quantiser's step and zero point come from, at the call at hand."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from parediff.quantization.grid import SMALLEST_STEP
+from parediff.quantization.time_context import TimeContext
+
+Interval = tuple[Tensor, Tensor | None]
+"""A step, and a whole-number zero point of its shape on grids that have one."""
 
 
 class StepSource(nn.Module, ABC):
-    """Gives a quantiser its step for the tensor at hand: shape [] (per tensor), [channels] along the quantiser's axis,
-    or any shape of x's rank that broadcasts against it (per sample: [B, 1, 1, 1]).
+    """Gives (step, zero point): shape [] per tensor or [groups]; of a `timed` source [B] or [B, groups], B or 1 rows.
 
-    Positive by construction, and float32 whatever dtype the model is cast to.
+    Steps are positive by construction, and float32 whatever dtype the model is cast to.
     """
 
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """The step for x."""
+    timed: ClassVar[bool] = False
 
-    def zero_point(self, x: Tensor) -> Tensor | None:
-        """Whole numbers of the step's shape; None on grids without a zero point."""
-        return None
+    @abstractmethod
+    def forward(self, x: Tensor) -> Interval:
+        """The interval for x."""
 
     @abstractmethod
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
-        """Take over the result of a search, in place."""
+        """Take over the result of a search, in place; for all time."""
+
+    def over_time(self) -> Interval:
+        """All that is known beforehand: [K] or [K, groups] of a timed source at its context's steps, else as filled."""
+        raise TypeError(f"{type(self).__name__} has no steps that are known beforehand")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepSource:
         def keep_float32(tensor: Tensor) -> Tensor:
@@ -46,22 +52,22 @@ class Static(StepSource):
     step: Tensor
     zero: Tensor | None
 
-    def __init__(self, channels: int | None, *, zero_point: bool) -> None:
+    def __init__(self, groups: int | None, *, zero_point: bool) -> None:
         super().__init__()
-        self.register_buffer("step", torch.ones(_shape(channels)))
-        self.register_buffer("zero", torch.zeros(_shape(channels)) if zero_point else None)
+        self.register_buffer("step", torch.ones(shape_of(groups)))
+        self.register_buffer("zero", torch.zeros(shape_of(groups)) if zero_point else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.step
-
-    def zero_point(self, x: Tensor) -> Tensor | None:
-        return self.zero
+    def forward(self, x: Tensor) -> Interval:
+        return self.step, self.zero
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
         self.step.copy_(step.clamp_min(SMALLEST_STEP))
         if self.zero is not None and zero_point is not None:
             self.zero.copy_(zero_point.round())
+
+    def over_time(self) -> Interval:
+        return self.step, self.zero
 
 
 class Learned(StepSource):
@@ -75,19 +81,18 @@ class Learned(StepSource):
     zero: Tensor | None
 
     def __init__(
-        self, channels: int | None, *, zero_point: bool, gradient_levels: int | None = None, batched: bool = False
+        self, groups: int | None, *, zero_point: bool, gradient_levels: int | None = None, batched: bool = False
     ) -> None:
         super().__init__()
         self.gradient_levels, self.batched = gradient_levels, batched
-        self.raw = nn.Parameter(torch.ones(_shape(channels)))
-        self.register_buffer("zero", torch.zeros(_shape(channels)) if zero_point else None)
+        self.raw = nn.Parameter(torch.ones(shape_of(groups)))
+        self.register_buffer("zero", torch.zeros(shape_of(groups)) if zero_point else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Interval:
         step = self.raw.abs().clamp_min(SMALLEST_STEP)
-        return step if self.gradient_levels is None else scale_gradient(step, self._gradient_scale(x))
-
-    def zero_point(self, x: Tensor) -> Tensor | None:
-        return self.zero
+        if self.gradient_levels is not None:
+            step = scale_gradient(step, self._gradient_scale(x, self.gradient_levels))
+        return step, self.zero
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
@@ -95,9 +100,63 @@ class Learned(StepSource):
         if self.zero is not None and zero_point is not None:
             self.zero.copy_(zero_point.round())
 
-    def _gradient_scale(self, x: Tensor) -> float:
+    def over_time(self) -> Interval:
+        return self.raw.detach().abs().clamp_min(SMALLEST_STEP), self.zero
+
+    def _gradient_scale(self, x: Tensor, levels: int) -> float:
         sharing = x.numel() / self.raw.numel() / (x.shape[0] if self.batched else 1)
-        return 1.0 / math.sqrt(sharing * (self.gradient_levels or 1))
+        return 1.0 / math.sqrt(sharing * levels)
+
+
+class TimedSource(StepSource):
+    """A source that knows the time step of the call under way."""
+
+    timed = True
+
+    def __init__(self, context: TimeContext) -> None:
+        super().__init__()
+        self._context = (context,)  # the denoiser's child, not ours: copied with the denoiser
+
+    @property
+    def context(self) -> TimeContext:
+        return self._context[0]
+
+    def look_up(self, steps: Tensor, zeros: Tensor | None) -> Interval:
+        """Rows of tables over the context's steps; zero points between two entries are rounded."""
+        return self.context.look_up(steps), None if zeros is None else self.context.look_up(zeros).round()
+
+
+class PerStep(TimedSource):
+    """A table over the context's time steps (TFMQ-DM, arXiv 2311.16503; EfficientDM's TALSQ, arXiv 2310.03270).
+
+    Entry k belongs to the k-th tabulated time step; it is looked up by t, never by counting calls.
+    """
+
+    entries: Tensor
+    zeros: Tensor | None
+
+    def __init__(self, context: TimeContext, groups: int | None, *, zero_point: bool) -> None:
+        super().__init__(context)
+        shape = (len(context.steps), *shape_of(groups))
+        self.register_buffer("entries", torch.ones(shape))
+        self.register_buffer("zeros", torch.zeros(shape) if zero_point else None)
+
+    def forward(self, x: Tensor) -> Interval:
+        return self.look_up(self.entries, self.zeros)
+
+    def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
+        self.fill_entries(slice(None), step, zero_point)
+
+    @torch.no_grad()
+    def fill_entries(self, rows: slice, step: Tensor, zero_point: Tensor | None) -> None:
+        """The interval at some of the tabulated steps; it broadcasts over them."""
+        self.entries[rows] = step.clamp_min(SMALLEST_STEP)
+        if self.zeros is not None and zero_point is not None:
+            self.zeros[rows] = zero_point.round()
+
+    def over_time(self) -> Interval:
+        count = len(self.context.known)
+        return self.entries[:count], None if self.zeros is None else self.zeros[:count]
 
 
 def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
@@ -106,5 +165,10 @@ def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
     return tensor.detach() + (scaled - scaled.detach())
 
 
-def _shape(channels: int | None) -> tuple[int, ...]:
-    return () if channels is None else (channels,)
+def round_straight(value: Tensor) -> Tensor:
+    """round(value), with the gradient of the identity."""
+    return value + (value.round() - value).detach()
+
+
+def shape_of(groups: int | None) -> tuple[int, ...]:
+    return () if groups is None else (groups,)

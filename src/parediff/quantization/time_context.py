@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,13 +37,17 @@ class TimeContext(nn.Module):
         self.channels, self.interpolate = channels, interpolate
         self.register_buffer("steps", torch.full((capacity,), UNUSED))
         self._t: Tensor | None = None
-        self._places: tuple[Tensor, Tensor, Tensor] | None = None
-        self._embedding: Tensor | None = None
+        self._forget()
 
     def enter(self, t: Tensor) -> None:
         """A new call begins."""
         self._t = t.detach().reshape(-1)
-        self._places = self._embedding = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places: tuple[Tensor, Tensor, Tensor] | None = None
+        self._embedding: Tensor | None = None
+        self._distinct: list[float] | None = None
 
     @property
     def t(self) -> Tensor:
@@ -57,12 +61,29 @@ class TimeContext(nn.Module):
         """The tabulated time steps, ascending."""
         return self.steps[self.steps >= 0]
 
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """The time steps of the tables, with their bits."""
+        return {"steps": (self.known, 32.0)}
+
     @property
     def embedding(self) -> Tensor:
         """e(t) [B, channels], computed once a call."""
         if self._embedding is None:
             self._embedding = embedding_of(self.t, self.channels)
         return self._embedding
+
+    @property
+    def distinct(self) -> list[float]:
+        """The call's time steps, each once, ascending."""
+        if self._distinct is None:
+            self._distinct = [float(t) for t in self.t.unique()]
+        return self._distinct
+
+    def remember_all(self, times: Iterable[Tensor]) -> None:
+        """Take the time steps [B] of many calls for the tables."""
+        found = [t.double() for t in times]
+        if found:
+            self.remember(torch.cat(found))
 
     @torch.no_grad()
     def remember(self, steps: Tensor) -> None:

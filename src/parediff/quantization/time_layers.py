@@ -25,6 +25,10 @@ class CachedProjection(nn.Module):
         self._context = (context,)
         self.register_buffer("table", table, persistent=False)
 
+    def deployed(self) -> dict[str, tuple[Tensor, float]]:
+        """The table, with its bits."""
+        return {"table": (self.table, 8.0 * self.table.element_size())}
+
     def forward(self, embedding: Tensor) -> Tensor:
         """[B, channels]."""
         rows = self._context[0].look_up(self.table)
@@ -42,6 +46,7 @@ def cache_time_layers(model: DiffusionModel) -> list[str]:
     context = time_context_of(denoiser)
     features = [denoiser.time_embedding(denoiser.time_proj(t).to(model.dtype)) for t in context.known.reshape(-1, 1)]
     activated = nn.functional.silu(torch.cat(features))
+    context.enter(context.known)
     for path, projection in found:
         put(denoiser, path, CachedProjection(context, projection(activated)))
     return [path for path, _ in found]

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from parediff.errors import RequestError
+from parediff.quantization.allocation import allocate
 from parediff.quantization.budget import Budget
-from parediff.quantization.noisy import quantizers
+from parediff.quantization.noise import quantizers
 from parediff.training.base import Learner, seed_of
 from parediff.training.batchnorm import reestimate
 from parediff.training.ema import EMA
@@ -121,10 +122,14 @@ class NoiseTraining(Learner):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         if self.global_step >= self.switch_step and not self.rounds:
-            self._switch()
+            self._switch(batch)
 
-    def _switch(self) -> None:
-        """Noise off, bits frozen and out of the optimiser with their momenta, the average anew."""
+    def _switch(self, batch: Any) -> None:
+        """Widths onto the budget, noise off, bits frozen and out of the optimiser with their momenta, the average anew.
+
+        What matters least to the network's output, as this batch meets it, gives way first. A missed budget raises.
+        """
+        allocate(self.network, self.budget, lambda: self._output(batch))
         for quantizer in quantizers(self.network):
             quantizer.freeze()
             quantizer.theta_bits.requires_grad_(False)
@@ -135,6 +140,16 @@ class NoiseTraining(Learner):
             parameter.grad = None
         group["params"] = []
         self.ema = EMA(self.network, self.ema.decay)
+
+    def _output(self, batch: Any) -> Tensor:
+        """What the network gives out for a batch, the same every time."""
+        seen: list[Tensor] = []
+        hook = self.network.register_forward_hook(lambda _, __, output: seen.append(_tensor(output)))
+        try:
+            self.objective.loss(self.network, batch, torch.Generator().manual_seed(seed_of(self.seed, -2)))
+        finally:
+            hook.remove()
+        return seen[0]
 
     def on_fit_end(self) -> None:
         """BatchNorm's statistics as the network now rounds; the average keeps them."""
@@ -153,3 +168,8 @@ class NoiseTraining(Learner):
         loader = DataLoader(data.train, batch_size=data.batch_size, shuffle=True, drop_last=True, generator=generator)
         for batch in islice(iter(loader), self.norm_batches):
             yield self.objective.inputs(batch).to(self.device)
+
+
+def _tensor(output: Any) -> Tensor:
+    """The first tensor of what a network gives out."""
+    return output if isinstance(output, Tensor) else next(value for value in output if isinstance(value, Tensor))

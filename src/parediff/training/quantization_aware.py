@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.quantization.generated import Generated
-from parediff.quantization.intervals import Offset
-from parediff.quantization.recipe import Recipe
+from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.sources import Learned
 from parediff.training.denoising import Denoising
+from parediff.training.recipe import Recipe
 
 
 class QuantizationAware(Denoising):
@@ -46,7 +46,7 @@ class QuantizationAware(Denoising):
         for module in self.network.modules():
             if isinstance(module, Generated):
                 place.update({id(parameter): "generators" for parameter in module.parameters()})
-            elif isinstance(module, Learned | Offset):
+            elif isinstance(module, Learned | Quantizer):
                 place.update({id(parameter): "steps" for parameter in module.parameters(recurse=False)})
         for parameter in self.network.parameters():
             if parameter.requires_grad:

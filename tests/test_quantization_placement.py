@@ -17,9 +17,9 @@ from parediff.cost import counting
 from parediff.errors import RequestError
 from parediff.quantization.grid import SILU_MINIMUM
 from parediff.quantization.layers import LAYERS, QuantizedLayer, QuantizedMatmul, SplitQuantizedLayer
+from parediff.quantization.placement import Placement, choices, place
 from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.roles import roles, skip_borders
-from parediff.quantization.select import Rule, choices, quantize
 
 
 class Classifier(nn.Module):
@@ -36,21 +36,19 @@ class Classifier(nn.Module):
         return self.head((x + self.body(x)).mean((2, 3)))
 
 
-def rule(**changes: Any) -> Rule:
+def rule(**changes: Any) -> Placement:
     standard: dict[str, Any] = {
         "weight_bits": 4,
         "activation_bits": 4,
-        "weight_grid": "symmetric",
-        "activation_grid": "affine",
-        "silu_grid": "shifted",
-        "per_channel": True,
         "ends": "eight_bit",
         "time_layers": "eight_bit",
-        "attention": "same",
-        "softmax_bits": 8,
         "split": "shortcuts",
     }
-    return Rule(**(standard | changes))
+    return Placement(**(standard | changes))
+
+
+def quantize(network: nn.Module, placement: Placement) -> list[str]:
+    return place(network, placement, lambda slot: Quantizer(slot.grid, axis=slot.axis, channels=slot.groups))
 
 
 def call_unet(network: Any, x: Tensor) -> Tensor:
@@ -268,6 +266,40 @@ def test_a_layer_known_under_two_names_is_wrapped_once() -> None:
     assert network.first is network.again
     assert isinstance(network.first, QuantizedLayer)
     assert isinstance(network.first.layer, nn.Linear)
+
+
+def test_patterns_keep_layers_and_products_in_full_precision_and_must_match_something() -> None:
+    network = tiny.unet()
+    paths = quantize(network, rule(skip=("mid_block",)))
+    assert not any(path.startswith("mid_block") for path in paths if not path.endswith(("qk", "pv")))
+    product = network.get_submodule("mid_block.attentions.0.processor.qk")
+    assert product.a_quantizer.grid.identity
+    assert product.b_quantizer.grid.identity
+    with pytest.raises(RequestError, match="skip=no_such_layer"):
+        quantize(tiny.unet(), rule(skip=("no_such_layer",)))
+
+
+def test_inputs_can_have_an_interval_for_each_channel_or_group_of_channels() -> None:
+    network = tiny.unet()
+    quantize(network, rule(activation_groups=4))
+    convolution = network.get_submodule("mid_block.resnets.0.conv1").input_quantizer
+    assert (convolution.axis, convolution.channels) == (1, 4)
+    assert network.get_submodule("mid_block.attentions.0.to_q").input_quantizer.axis == -1
+    assert network.get_submodule("conv_in").input_quantizer.channels == 1
+    with pytest.raises(RequestError, match=r"activation_groups=3: .*time_embedding"):
+        quantize(tiny.unet(), rule(activation_groups=3))
+
+
+def test_a_layer_that_runs_before_the_time_is_known_says_so() -> None:
+    assert [role.path for role in roles(tiny.transformer()) if role.timeless] == ["pos_embed.proj"]
+    assert not [role.path for role in roles(tiny.unet()) if role.timeless]
+
+
+def test_a_network_is_quantised_once() -> None:
+    network = tiny.unet()
+    quantize(network, rule())
+    with pytest.raises(RequestError, match="one quantising method at a time"):
+        quantize(network, rule())
 
 
 def test_a_rule_that_changes_nothing_is_refused() -> None:
