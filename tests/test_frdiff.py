@@ -499,7 +499,7 @@ def test_image_to_image_counts_the_steps_that_it_executes(strength: float, execu
     "solver", ["DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"]
 )
 def test_the_noise_drawn_is_the_baselines(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parediff.models import diffusion
+    from parediff.models.diffusion import pipeline as diffusion
 
     states = []
     plain = diffusion.generators_for
