@@ -64,7 +64,8 @@ def test_change_is_the_mean_over_trajectories_of_the_relative_l1_norm() -> None:
     kept = [features_of(model, cuts, call) for call in calls]
     for step in (1, 5):
         by_hand = [
-            (kept[start + step][0] - kept[start + step - 1][0]).abs().mean() / kept[start + step][0].abs().mean()
+            (kept[start + step][0][0] - kept[start + step - 1][0][0]).abs().mean()
+            / kept[start + step][0][0].abs().mean()
             for start in (0, 6)
         ]
         assert measured[0, step] == pytest.approx(float(sum(by_hand)) / 2, rel=1e-5)

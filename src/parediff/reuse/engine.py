@@ -178,13 +178,17 @@ def solver_steps(run: Run) -> int:
 
 
 def install(model: DiffusionModel, reuse: Reuse) -> None:
-    """Wrap the door, once the network is known to have the cuts; two methods cannot reuse the same features."""
-    earlier = [factory for factory in model.wrapper_factories if isinstance(factory, Reuse)]
-    if earlier:
-        both = f"[{earlier[0].owner},{reuse.owner}]"
-        raise RequestError("method", both, "one method that reuses features is accepted")
+    """Wrap the door, once the network is known to have the cuts."""
+    refuse_second(model, reuse.owner)
     reuse.find(model.denoiser)
     model.wrap(reuse)
+
+
+def refuse_second(model: DiffusionModel, owner: str) -> None:
+    """Raise RequestError where another method reuses features already: two cannot reuse the same."""
+    earlier = [factory.owner for factory in model.wrapper_factories if hasattr(factory, "owner")]
+    if earlier:
+        raise RequestError("method", f"[{earlier[0]},{owner}]", "one method that reuses features is accepted")
 
 
 def installed(model: DiffusionModel, owner: str) -> Reuse:

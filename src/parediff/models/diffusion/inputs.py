@@ -50,7 +50,7 @@ def check_options(kind: Any, options: Mapping[str, Any]) -> None:
                 raise RequestError(key, file, "no such file")
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
-        if needed and name not in options and name not in OURS:
+        if needed and name not in options and name not in (*OURS, "output_type"):
             raise RequestError(f"options.{name}", None, f"{kind.__name__} cannot do without it")
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DiffusionPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import nn
 
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -41,29 +50,80 @@ def latent_model() -> DiffusionModel:
             attention_head_dim=8,
         )
         prompt = torch.randn(1, 77, 256)
-    return DiffusionModel(LatentPipeline(unet, _scheduler(), prompt), name="random_sd")
+    return DiffusionModel(
+        LatentPipeline(unet, _scheduler(), {"encoder_hidden_states": prompt}, (4, 32, 32)), name="random_sd"
+    )
+
+
+def dit_model() -> DiffusionModel:
+    """DiT-S/2 on 32x32 latents: 12 blocks of width 384, 256 tokens; its class stands for the prompt."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = DiTTransformer2DModel(
+            num_attention_heads=6,
+            attention_head_dim=64,
+            in_channels=4,
+            out_channels=4,
+            num_layers=12,
+            sample_size=32,
+            patch_size=2,
+            num_embeds_ada_norm=1000,
+        )
+    given = {"class_labels": torch.zeros(1, dtype=torch.long)}
+    return DiffusionModel(LatentPipeline(network, _scheduler(), given, (4, 32, 32)), name="random_dit")
+
+
+def flux_model() -> DiffusionModel:
+    """Flux's type at an eighth of its width: 3 joint and 6 single-stream blocks, 256 image and 64 text tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=64,
+            num_layers=3,
+            num_single_layers=6,
+            attention_head_dim=64,
+            num_attention_heads=6,
+            joint_attention_dim=384,
+            pooled_projection_dim=384,
+            axes_dims_rope=(8, 28, 28),
+        )
+        given = {"encoder_hidden_states": torch.randn(1, 64, 384), "pooled_projections": torch.randn(1, 384)}
+    rows = torch.cartesian_prod(torch.zeros(1), torch.arange(16.0), torch.arange(16.0))
+    shared = {"img_ids": rows, "txt_ids": torch.zeros(64, 3)}
+    pipeline = LatentPipeline(network, FlowMatchEulerDiscreteScheduler(shift=3.0), given, (256, 64), shared)
+    return DiffusionModel(pipeline, name="random_flux")
 
 
 class LatentPipeline(DiffusionPipeline):
-    """Text-to-latents without the text: every prompt is the same random embedding."""
+    """Text-to-latents without the text: every prompt is the same random condition `given`, one a batch `shared`."""
 
-    def __init__(self, unet: nn.Module, scheduler: Any, prompt: torch.Tensor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: Any,
+        given: dict[str, torch.Tensor],
+        shape: tuple[int, ...],
+        shared: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
-        self.embedding = prompt
+        part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
+        self.register_modules(scheduler=scheduler, **{part: network})
+        self.part, self.given, self.shape, self.shared = part, given, shape, shared or {}
 
     @torch.no_grad()
     def __call__(self, prompt: list[str], num_inference_steps: int, generator: Any, output_type: str) -> Any:
         from diffusers.utils import BaseOutput
         from diffusers.utils.torch_utils import randn_tensor
 
+        network, count = getattr(self, self.part), len(prompt)
         self.scheduler.set_timesteps(num_inference_steps)
-        size = self.unet.config.sample_size
-        x = randn_tensor((len(prompt), 4, size, size), generator=generator) * self.scheduler.init_noise_sigma
-        context = self.embedding.expand(len(prompt), -1, -1)
+        start = getattr(self.scheduler, "init_noise_sigma", 1.0)
+        x = randn_tensor((count, *self.shape), generator=generator) * start
+        given = {name: value.expand(count, *value.shape[1:]) for name, value in self.given.items()} | self.shared
         for t in self.scheduler.timesteps:
-            scaled = self.scheduler.scale_model_input(x, t)
-            output = self.unet(scaled, t, encoder_hidden_states=context, return_dict=False)[0]
+            scaled = self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
+            output = network(scaled, timestep=t.expand(count), **given, return_dict=False)[0]
             x = self.scheduler.step(output, t, x).prev_sample
         return BaseOutput(images=x)
 
