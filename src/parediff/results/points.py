@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from parediff.provenance import IRRELEVANT, without
-from parediff.results.axes import Axis
+from parediff.results.axes import Axis, number
 from parediff.results.record import Record
 
 SEEDS = ("seed", "first_seed")
+LONGEST_SETTING = 40  # characters of a value in a label
 MOST_DIFFERENCES = 3  # settings added to a label that alone would name two points
 
 
@@ -64,7 +65,7 @@ def _point(group: Sequence[Record], label: str, x: Axis, y: Axis) -> Point:
         ids=tuple(record.id for record in group),
         label=label,
         methods=tuple(first.methods),
-        sampler=(str(first.sampler.get("name", "")), float(first.sampler.get("eta") or 0)),
+        sampler=(str(first.sampler.get("name", "")), number(first.sampler.get("eta")) or 0.0),
         steps=first.sampler.get("steps"),
         x=x_mean,
         y=y_mean,
@@ -191,4 +192,5 @@ def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> l
 
 def _setting(key: str, value: Any) -> str:
     name = key.rpartition(".")[2]
-    return f"{value} steps" if key.endswith("sampler.steps") else f"{name}={value}"
+    text = str(value) if len(str(value)) <= LONGEST_SETTING else str(value)[: LONGEST_SETTING - 1] + "…"
+    return f"{text} steps" if key.endswith("sampler.steps") else f"{name}={text}"

@@ -283,7 +283,7 @@
 
   const show = (host, made) => {
     scene = made;
-    focused = null;
+    focused = focused && (made.all.find((own) => own.runs[0] === focused.runs[0]) ?? null);
     host.hidden = !made.all.length;
     if (host.hidden) return;
     if (!plot) create(host);

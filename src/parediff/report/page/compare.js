@@ -83,7 +83,7 @@
     const told = seeds.size > 1 ? "Their first seeds differ: equal places are not equal seeds." : "The same place is the same seed.";
     return [make("p", { class: "row" }, make("label", { class: "field" }, "Show ", list), make("span", { class: "soft small" }, told)), host];
   }
-  const image = (run, name) => make("img", { loading: "lazy", src: parediff.pictureOf(parediff.store.text("_file", run)), alt: `Samples of ${name}` });
+  const image = (run, name) => make("img", { loading: "lazy", ...parediff.sizeOf(run), src: parediff.pictureOf(parediff.store.text("_file", run)), alt: `Samples of ${name}` });
   const sheet = (run, name) => make("figure", {}, make("div", { class: "stack" }, image(run, name)), make("figcaption", {}, name));
 
   function stacks(with_, runs, names) {

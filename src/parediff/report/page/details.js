@@ -41,7 +41,7 @@
     const parts = [head(name), told, links];
     if (record.error) parts.push(make("p", { class: "failed" }, record.error));
     if (trace) parts.push(fold("Traceback", make("pre", {}, trace)));
-    if (store.text("_picture", run)) parts.push(make("h3", {}, "Samples"), make("img", { class: "sheet", loading: "lazy", src: parediff.pictureOf(file), alt: `Samples of ${name}` }));
+    if (store.text("_picture", run)) parts.push(make("h3", {}, "Samples"), make("img", { class: "sheet", loading: "lazy", ...parediff.sizeOf(run), src: parediff.pictureOf(file), alt: `Samples of ${name}` }));
     for (const [method, proof] of Object.entries(record.fired ?? {})) {
       const config = record.config?.methods?.[method] ?? {};
       const drawn = parediff.drawings.ofProof(proof, record.sampler?.steps);

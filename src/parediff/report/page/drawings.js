@@ -98,7 +98,7 @@
     if (isMap(proof.layers)) found.push(bits(proof.layers), intervals(proof.layers));
     if (proof.keyframes) found.push(schedule(proof.keyframes, steps));
     visit(proof, "", 0);
-    return found.filter(Boolean).flat();
+    return found.filter(Boolean).flat().filter(Boolean);
   };
   parediff.drawings = { ofProof, schedule, bitsOf };
 }

@@ -38,6 +38,9 @@ parediff.detailOf = async (file) => {
 };
 parediff.pictureOf = (file) => parediff.pictures.get(file) ?? `pictures/${encodeURIComponent(file)}.png`;
 
+/* Width and height of a run's sheet of samples, so that nothing moves when it arrives. */
+parediff.sizeOf = (run) => { const [width, height] = parediff.store.text("_picture", run).split("×"); return { width, height }; };
+
 /* An element with attributes, listeners (on…) and children; text is always text. */
 parediff.make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
