@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
@@ -57,6 +58,18 @@ class Metric(ABC, Generic[Statistic]):
     def fingerprint(self) -> dict[str, Any]:
         """What else decides the number: extractor, reference set, window. Equal fingerprints can be compared."""
 
+    def named(self, key: str) -> str:
+        """What the number is called on record, where it stands under `key` in the config."""
+        return key
+
+    def keep_in(self, folder: Path) -> None:
+        """What is worth keeping between runs, such as statistics of a reference set, may be kept below the folder."""
+        return
+
+    def remarks(self) -> list[str]:
+        """What a reader should know of the images taken so far, such as that they are too few."""
+        return []
+
     def reset(self) -> None:
         """Forget all images."""
         self._blocks: list[Statistic] = []
@@ -96,8 +109,16 @@ class Metric(ABC, Generic[Statistic]):
         """Its standard error, by leaving out one block of seeds at a time; None below two blocks."""
         return jackknife(self._blocks, self._value)
 
+    def total(self) -> Statistic | None:
+        """Statistics of all images; None before the first."""
+        return _merged(self._blocks) if self._blocks else None
+
     def _value(self, blocks: Sequence[Statistic]) -> float | None:
-        return self.value(functools.reduce(lambda left, right: left.merge(right), blocks))
+        return self.value(_merged(blocks))
+
+
+def _merged(blocks: Sequence[Statistic]) -> Statistic:
+    return functools.reduce(lambda left, right: left.merge(right), blocks)
 
 
 Block = TypeVar("Block")
