@@ -98,11 +98,6 @@ def test_a_cost_of_a_classifier_is_counted_alike(composer: Composer, name: str) 
     assert not model.observers
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weights")
-
-
 def request_for(composer: Composer, name: str, weights: Path) -> Request:
     """A request whose task the metric can judge, with classes or prompts where it asks for them, on small networks."""
     fixed = [f"metric=[{name}]", "method=[]", f"runs_dir={weights / 'runs'}"]

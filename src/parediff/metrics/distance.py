@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from parediff.metrics.base import Metric, Statistic
-from parediff.metrics.extractors import Extractor
+from parediff.metrics.extractors import Extractor, check_within
 from parediff.metrics.reference import Reference
 
 
@@ -31,7 +31,7 @@ class Distance(Metric[Statistic], ABC):
 
     def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
         self.reference.check(self.extractor, image_shape)
-        self.extractor.check(image_shape)
+        check_within(self.extractor, image_shape)
 
     def compared(self) -> dict[str, Any]:
         """The part of the fingerprint that extractor and reference make."""

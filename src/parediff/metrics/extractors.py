@@ -70,6 +70,14 @@ def check_photographs(extractor: Extractor, image_shape: tuple[int, int, int]) -
         raise RequestError("extractor", extractor.name, f"images of 1 or 3 channels are accepted, not {image_shape[0]}")
 
 
+def check_within(extractor: Extractor, image_shape: tuple[int, int, int]) -> None:
+    """The extractor's check for a metric that holds it: a complaint about its weights names the metric's option."""
+    try:
+        extractor.check(image_shape)
+    except RequestError as error:
+        raise (error.within("extractor") if error.key == "path" else error) from error
+
+
 def accelerator() -> torch.device:
     """Where big networks run."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

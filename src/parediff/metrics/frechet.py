@@ -12,7 +12,7 @@ from torch import Tensor
 from parediff.metrics import clean
 from parediff.metrics.base import Metric
 from parediff.metrics.distance import Distance
-from parediff.metrics.extractors import Extractor
+from parediff.metrics.extractors import Extractor, check_within
 from parediff.metrics.statistics import Gaussian, Moments
 
 
@@ -76,7 +76,7 @@ class FrechetToUncompressed(Metric[Both]):
         return f"fd_{self.extractor.name}_uncompressed" if key == "fd_uncompressed" else key
 
     def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
-        self.extractor.check(image_shape)
+        check_within(self.extractor, image_shape)
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Both:
         if reference is None:

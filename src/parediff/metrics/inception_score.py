@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from parediff.metrics.base import Metric
+from parediff.metrics.extractors import check_within
 from parediff.metrics.inception import Inception
 from parediff.metrics.statistics import Array
 from parediff.models.finite import require_finite
@@ -57,7 +58,7 @@ class InceptionScore(Metric[Predictions]):
     extractor: Inception
 
     def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
-        self.extractor.check(image_shape)
+        check_within(self.extractor, image_shape)
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Predictions:
         found = require_finite(self.extractor.probabilities(batch), "class probabilities of inception")

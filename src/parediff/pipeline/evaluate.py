@@ -16,6 +16,7 @@ from parediff.cost.base import Cost, WatchedCost
 from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.models.finite import NotFinite
+from parediff.results.jackknife import jackknife_error
 from parediff.sampling.batch import Batch
 from parediff.tasks.base import Task
 
@@ -26,12 +27,14 @@ SHOWN = 64
 class Evaluation:
     """What a model's outputs were worth and what one cost; `pictures` are the first ones, uint8 NCHW.
 
+    `left_out` holds each number without each block of seeds in turn, for the errors of differences.
     `remarks` are what a reader should know of a number, such as that it stands on too few images.
     """
 
     quality: dict[str, float | None]
     fidelity: dict[str, float | None]
-    stderr: dict[str, float | None]
+    stderr: dict[str, float]
+    left_out: dict[str, list[float]]
     cost: dict[str, Any]
     pictures: Tensor
     remarks: dict[str, list[str]]
@@ -65,11 +68,13 @@ def evaluate(
             pictures.append(batch.pictures[: SHOWN - sum(map(len, pictures))])
         on_batch(batch)
     values = {name: finite(name, metric.compute()) for name, metric in used.items()}
-    errors = {name: finite(f"stderr of {name}", metric.stderr()) for name, metric in used.items()}
+    left_out = {name: found for name, metric in used.items() if (found := metric.left_out()) is not None}
+    errors = {name: finite(f"stderr of {name}", jackknife_error(found)) for name, found in left_out.items()}
     return Evaluation(
         quality={name: value for name, value in values.items() if used[name].section == "quality"},
         fidelity={name: value for name, value in values.items() if used[name].section == "fidelity"},
-        stderr={name: error for name, error in errors.items() if error is not None},
+        stderr=errors,
+        left_out=left_out,
         cost=cost,
         pictures=torch.cat(pictures),
         remarks={name: told for name, metric in used.items() if (told := metric.remarks())},
