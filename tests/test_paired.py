@@ -1,4 +1,4 @@
-"""Differences between runs of the same seeds, against numbers worked out by hand."""
+"""Differences between two runs of the same seed blocks, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parediff.errors import RequestError
+from parediff.results.axes import Axis
+from parediff.results.difference import difference, from_baseline
 from parediff.results.jackknife import jackknife_error
-from parediff.results.paired import against, against_baseline
 from parediff.results.record import Record
 
-WORKLOAD = {"workload": {"first_seed": 0, "count": 4, "blocks": 4}}
+FD = Axis("quality", "fd", "lower")
 
 
 def record(name: str, blocks: list[float]) -> Record:
@@ -25,40 +25,33 @@ def record(name: str, blocks: list[float]) -> Record:
         study="s",
         status="finished",
         protocol="p",
-        config=WORKLOAD,
+        workload={"first_seed": 0, "count": 4},
         quality={"fd": float(values.mean())},
         left_out={"fd": without},
     )
 
 
-LEFT, RIGHT = record("left", [1.0, 2.0, 3.0, 6.0]), record("right", [0.5, 1.4, 2.6, 5.5])
+FIRST, SECOND = record("first", [0.5, 1.4, 2.6, 5.5]), record("second", [1.0, 2.0, 3.0, 6.0])
 
 
 def test_the_error_of_a_difference_is_that_of_the_blocks_differences() -> None:
-    found = against(LEFT, RIGHT, "fd")
+    found = difference([FIRST], [SECOND], FD)
     differences = np.array([0.5, 0.6, 0.4, 0.5])
     assert found is not None
-    assert found.value == pytest.approx(0.5)
+    assert (found.value, found.pairs) == (pytest.approx(0.5), 4)
     assert found.stderr == pytest.approx(differences.std(ddof=1) / 2)
-    apart = math.hypot(*(jackknife_error(one.left_out["fd"]) for one in (LEFT, RIGHT)))
+    apart = math.hypot(*(jackknife_error(one.left_out["fd"]) for one in (FIRST, SECOND)))
     assert found.stderr < apart / 20, "what both share cancels"
 
 
 def test_a_quality_against_the_baseline_is_paired_too() -> None:
-    baseline = {"quality": RIGHT.quality, "left_out": RIGHT.left_out}
-    assert against_baseline(replace(LEFT, baseline=baseline), "fd") == against(LEFT, RIGHT, "fd")
-    assert against_baseline(replace(LEFT, baseline={"quality": {"fd": None}}), "fd") is None
+    baseline = {"quality": FIRST.quality, "left_out": FIRST.left_out}
+    assert from_baseline(replace(SECOND, baseline=baseline), "fd") == difference([FIRST], [SECOND], FD)
+    assert from_baseline(replace(SECOND, baseline={"quality": {"fd": None}}), "fd") is None
 
 
-def test_runs_of_other_seeds_or_another_protocol_are_refused() -> None:
-    with pytest.raises(RequestError, match="protocol p is accepted"):
-        against(LEFT, replace(RIGHT, protocol="q"), "fd")
-    other = replace(RIGHT, config={"workload": {"first_seed": 9, "count": 4, "blocks": 4}})
-    with pytest.raises(RequestError, match="seeds of left"):
-        against(LEFT, other, "fd")
-
-
-def test_without_blocks_there_is_a_difference_and_no_error() -> None:
-    found = against(replace(LEFT, left_out={}), RIGHT, "fd")
+def test_blocks_of_other_seeds_do_not_pair_up() -> None:
+    other = replace(SECOND, workload={"first_seed": 9, "count": 4})
+    found = difference([FIRST], [other], FD)
     assert found is not None
-    assert (found.value, found.stderr) == (pytest.approx(0.5), None)
+    assert found.pairs == 0

@@ -80,8 +80,8 @@ def _growing(requests: list[Request]) -> AbstractContextManager[None]:
 
     if len(requests) < 2:
         return nullcontext()
-    axes = requests[0].config["front"]
-    return growing(requests[0].tracker, requests[0].settings.study_folder, axes["x"], axes["y"])
+    settings, axes = requests[0].settings, requests[0].config["front"]
+    return growing(requests[0].tracker, settings.study_folder, settings.study, axes["x"], axes["y"])
 
 
 def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Overrides], list[Request]]:

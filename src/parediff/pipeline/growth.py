@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def growing(tracker: Tracker, folder: Path, x: str | None, y: str | None) -> Iterator[None]:
+def growing(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None) -> Iterator[None]:
     """Look at the records below `folder` while the block lasts; the tracker is nobody else's until then."""
     stop = threading.Event()
 
@@ -29,7 +29,7 @@ def growing(tracker: Tracker, folder: Path, x: str | None, y: str | None) -> Ite
             now = len(list(folder.glob(f"*/{NAME}")))
             if now != seen:
                 seen = now
-                _grow(tracker, folder, x, y)
+                _grow(tracker, folder, study, x, y)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -40,11 +40,11 @@ def growing(tracker: Tracker, folder: Path, x: str | None, y: str | None) -> Ite
         thread.join(PATIENCE)
 
 
-def _grow(tracker: Tracker, folder: Path, x: str | None, y: str | None) -> None:
+def _grow(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None) -> None:
     """One step; a front that cannot be made yet waits, and nothing that goes wrong here touches the study."""
     try:
         fronts = [front.to_json() for front in build_fronts(find([folder]).records, x, y)]
-        tracker.grow_front(fronts[0] | {"fronts": fronts}, None, folder.name)
+        tracker.grow_front(fronts[0] | {"fronts": fronts}, None, study)
     except RequestError:
         return
     except Exception as error:  # noqa: BLE001 - the study's own records and its last front do not depend on this
