@@ -84,7 +84,7 @@ def test_features_are_what_the_last_layer_reads() -> None:
 
 def test_what_a_training_saves_is_what_is_loaded(tmp_path: Path) -> None:
     architecture = ClassifierArchitecture(network="ConvNet", arguments=TINY, seed=3)
-    architecture.save(tmp_path)
+    architecture.save(tmp_path, "digits")
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(load_classifier(tmp_path)(images), architecture.network.eval()(images))
     assert not load_classifier(tmp_path).training

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import networks
 from parediff.config.catalogue import catalogue, experiment_files, headline
 from parediff.config.compose import Composer
 from parediff.config.construct import construct
@@ -20,7 +21,10 @@ OPTIONS = [
     if group.is_dir()
     for path in sorted(group.glob("*.yaml"))
 ]
+PARTS = ("extractor", "statistics")  # of metrics, and nothing by themselves
 NEEDED = {
+    "clip_score": ["workload.conditions=[a,b]"],
+    "image_scoring": ["model=images", f"model.path={shipped('experiments') / 'demo'}", "metric=[]"],
     "conditional_top1": ["workload.conditions=[0,1]"],
     "top1": ["model=classifier_digits"],
     "agreement": ["model=classifier_digits"],
@@ -40,12 +44,17 @@ def composer() -> Composer:
 
 
 def override(group: str, option: str) -> str:
+    if group in PARTS:
+        return f"+{group}@part={option}"
     return f"{group}=[{option}]" if group in ("method", "metric", "cost") else f"{group}={option}"
 
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in GROUPS and item not in FOREIGN])
-def test_every_option_composes_and_builds(composer: Composer, group: str, option: str) -> None:
-    assert build(composer.compose([override(group, option), *NEEDED.get(option, [])])).id
+def test_every_option_composes_and_builds(composer: Composer, weights: Path, group: str, option: str) -> None:
+    asked = [override(group, option), *NEEDED.get(option, [])]
+    metrics = composer.compose(asked).get("metrics") or {}
+    own = [entry for key in metrics for entry in networks.overrides(metrics[key], f"metrics.{key}", weights)]
+    assert build(composer.compose([*asked, *own])).id
 
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] not in GROUPS or item in FOREIGN])

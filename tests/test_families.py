@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import networks
 import tiny
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
@@ -97,25 +98,28 @@ def test_a_cost_of_a_classifier_is_counted_alike(composer: Composer, name: str) 
     assert not model.observers
 
 
-def request_for(composer: Composer, name: str) -> Request:
-    """A request whose task the metric can judge, with classes where it asks for them."""
-    attempts = (["workload.conditions=null"], ["workload.conditions=[0,1]"], ["model=classifier_digits"])
-    for overrides in attempts:
+def request_for(composer: Composer, name: str, weights: Path) -> Request:
+    """A request whose task the metric can judge, with classes or prompts where it asks for them, on small networks."""
+    fixed = [f"metric=[{name}]", "method=[]", f"runs_dir={weights / 'runs'}"]
+    fixed += networks.overrides(composer.compose(fixed).metrics[name], f"metrics.{name}", weights)
+    for asked in ("workload.conditions=null", "workload.conditions=[0,1]", "workload.conditions=[a,b]"):
         with suppress(RequestError):
-            return build(composer.compose([f"metric=[{name}]", "method=[]", *overrides]))
+            return build(composer.compose([*fixed, asked]))
+    with suppress(RequestError):
+        return build(composer.compose([*fixed, "model=classifier_digits"]))
     raise AssertionError(f"{name} judges nothing that ships")
 
 
 @pytest.fixture(scope="module", params=METRICS)
-def judged(request: pytest.FixtureRequest, composer: Composer) -> tuple[str, Metric, list[Batch]]:
+def judged(request: pytest.FixtureRequest, composer: Composer, weights: Path) -> tuple[str, Metric, list[Batch]]:
     """A metric with four batches of outputs in two blocks."""
-    asked = request_for(composer, request.param)
-    metric: Metric[Any] = asked.metrics[request.param]
+    asked = request_for(composer, request.param, weights)
+    metric: Metric[Any] = next(iter(asked.metrics.values()))
     generator = torch.Generator().manual_seed(0)
     if metric.judges == "images":
         shape = (8, *(asked.model.image_shape() or (1, 8, 8)))
         drawn = [torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(4)]
-        labels = (0, 1) * 4
+        labels = (asked.workload.labels or (0, 1)) * 4
         batches = [Batch(range(8 * i, 8 * i + 8), images, labels, i // 2, images) for i, images in enumerate(drawn)]
     else:
         small = build(composer.compose(["model=classifier_digits", "workload.count=32", "workload.batch_size=8"]))

@@ -20,7 +20,7 @@ from parediff.metrics.extractors import Classifier, Extractor
 from parediff.metrics.frechet import FrechetDistance
 from parediff.metrics.kernel import KernelDistance
 from parediff.metrics.psnr import PeakSignalToNoise
-from parediff.metrics.reference import Reference
+from parediff.metrics.reference import DataReference
 from parediff.metrics.ssim import StructuralSimilarity
 from parediff.metrics.statistics import Mean, Moments, Reservoir
 
@@ -45,6 +45,8 @@ class Brightness(Metric[Mean]):
 class Projection(Extractor):
     """A fixed random network on 1x8x8 images, 12 features."""
 
+    name = "projection"
+
     def __init__(self) -> None:
         self.weight = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)) / 8
 
@@ -59,6 +61,7 @@ class Noise:
     """A data module of random images."""
 
     name = "noise"
+    image_shape = (1, 8, 8)
 
     def __init__(self, count: int) -> None:
         self.train = TensorDataset(to_float(pictures(count, seed=7)), torch.zeros(count))
@@ -78,8 +81,8 @@ def grey(*levels: int) -> Tensor:
     return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
 
 
-def reference(count: int = 60) -> Reference:
-    return Reference(data=Noise(count), split="train", batch_size=16)
+def reference(count: int = 60) -> DataReference:
+    return DataReference(data=Noise(count), split="train", batch_size=16, count=None, foreign=False)
 
 
 def frechet() -> FrechetDistance:
@@ -361,9 +364,9 @@ def test_accuracy_without_class_labels_is_a_wrong_request(classifier: Classifier
         Accuracy(classifier=classifier, top=1).check(conditions, (1, 8, 8))
 
 
-def test_a_label_that_the_classifier_does_not_know_is_a_wrong_request(classifier: Classifier) -> None:
-    with pytest.raises(RequestError, match="labels 0 to 9"):
-        Accuracy(classifier=classifier, top=1).update(lit(0), None, (10,))
+def test_a_label_that_the_classifier_does_not_know_is_refused_before_any_image(classifier: Classifier) -> None:
+    with pytest.raises(RequestError, match="conditions=10: labels 0 to 9"):
+        Accuracy(classifier=classifier, top=1).check((3, 10), (1, 8, 8))
 
 
 def test_a_folder_that_is_no_classifier_is_a_wrong_request(tmp_path: Any) -> None:
@@ -379,5 +382,18 @@ def test_another_classifier_is_another_fingerprint(classifier: Classifier) -> No
 
 def test_images_that_an_extractor_cannot_take_are_refused_before_any_is_made() -> None:
     with pytest.raises(RequestError, match="no images of 3x32x32"):
-        frechet().check(None, (3, 32, 32))
+        Projection().check((3, 32, 32))
     frechet().check(None, (1, 8, 8))
+
+
+def test_a_reference_set_of_another_size_is_refused_before_any_image_is_made() -> None:
+    for metric in (frechet(), kernel()):
+        with pytest.raises(RequestError, match="reference=noise: a set of images of 1x16x16 is accepted"):
+            metric.check(None, (1, 16, 16))
+
+
+def test_real_images_outside_the_range_are_refused() -> None:
+    wide = Noise(4)
+    wide.train = TensorDataset(torch.full((4, 1, 8, 8), 255.0), torch.zeros(4))
+    with pytest.raises(RequestError, match=r"data=noise: images in \[-1, 1\] are accepted, these lie in 255 to 255"):
+        DataReference(data=wide, split="train", batch_size=2, count=None, foreign=False).fingerprint()

@@ -156,7 +156,7 @@ def test_the_front_is_a_run_of_its_own_with_table_plot_and_hypervolume(tmp_path:
     run, media = read_run(file), file.parent / "files"
     assert (run["about"].run_group, run["about"].job_type) == ("digits", "pareto")
     assert run["history"]["front/hypervolume"] == run["summary"]["front/hypervolume"] == 42.5
-    assert run["config"] == {"x": "cost/bops", "y": "quality/fd_digits", "reference": [1000.0, 10.0], "_wandb": {}}
+    assert {key: run["config"][key] for key in ("x", "y")} == {"x": "cost/bops", "y": "quality/fd_digits"}
     table = json.loads((media / run["history"]["front/table/path"]).read_text())
     assert table["columns"] == ["id", "x", "y", "methods", "on_front", "y_stderr"]
     assert table["data"] == [

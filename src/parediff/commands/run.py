@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     requests = [build(composer.compose(job)) for job in jobs]
     jobs, requests = _distinct(jobs, requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
-    with watching(names, messages):
+    with watching(names, messages), _growing(requests):
         outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]
     for outcome in outcomes:
         if outcome.note:
@@ -71,6 +72,16 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
 def is_file(entry: str) -> bool:
     """Whether an argument is a study in a file rather than an override."""
     return entry.endswith((".yaml", ".yml")) and ("=" not in entry or Path(entry).is_file())
+
+
+def _growing(requests: list[Request]) -> AbstractContextManager[None]:
+    """The front of a study at its tracker while the runs go on; a single run has none."""
+    from parediff.pipeline.growth import growing
+
+    if len(requests) < 2:
+        return nullcontext()
+    settings, axes = requests[0].settings, requests[0].config["front"]
+    return growing(requests[0].tracker, settings.study_folder, settings.study, axes["x"], axes["y"])
 
 
 def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Overrides], list[Request]]:

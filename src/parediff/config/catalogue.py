@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from parediff.resources import shipped
 
@@ -27,7 +31,7 @@ def options(group: str) -> list[str]:
 
 
 def plural(group: str) -> str:
-    return group if group in ("data", "calibration") else f"{group}s"
+    return group if group in ("data", "calibration", "statistics") else f"{group}s"
 
 
 def experiment_files() -> dict[str, Path]:
@@ -44,6 +48,15 @@ def targets() -> frozenset[str]:
     """Every class that a config of the package names: what a config from elsewhere may name too."""
     lines = (line.strip() for path in shipped("conf").rglob("*.yaml") for line in path.read_text("utf-8").splitlines())
     return frozenset(line.removeprefix("_target_:").strip() for line in lines if line.startswith("_target_:"))
+
+
+def targets_in(value: Any) -> set[str]:
+    """Every class that a config names, however deep."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if isinstance(plain, Mapping):
+        own = {str(plain["_target_"])} if "_target_" in plain else set()
+        return own.union(*(targets_in(entry) for entry in plain.values()))
+    return set().union(*map(targets_in, plain)) if isinstance(plain, list) else set()
 
 
 def headline(path: Path) -> tuple[str, str]:

@@ -11,6 +11,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from parediff.config.catalogue import targets, targets_in
+from parediff.errors import RequestError
+
 GROUPS = {"metrics": "metric"}  # where the key of a config is not the name of its group
 
 
@@ -41,6 +44,9 @@ def inherited(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         chosen = any(item.key_or_group in (key, GROUPS.get(key, key)) for item in parsed)
         if chosen or key not in saved or key not in config:
             continue
+        for target in targets_in(saved[key]):
+            if target not in targets():
+                raise RequestError("model.path", path, f"its {key} names classes that ship; {target} is none")
         with open_dict(config):
             config[key] = saved[key]
         for item in parsed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ KEYS = (
     "latency",
     "front",
 )
+SHARED = ("extractor", "reference", "data", "classifier")  # arguments whose objects metrics may have in common
 NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "threads", "front", "hydra")
 
 
@@ -93,7 +94,9 @@ def build(config: DictConfig) -> Request:
     """The objects of a run. Raises RequestError for the first thing that is wrong."""
     values = resolved(config)
     settings = Settings.of(values)
-    methods, metrics, costs = (_all_of(config, key) for key in ("methods", "metrics", "costs"))
+    methods, costs = (_all_of(config, key) for key in ("methods", "costs"))
+    parts = Parts()
+    metrics = metrics_of(config, parts)
     workload, calibration = _one_of(config, "workload"), _one_of(config, "calibration")
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
@@ -101,14 +104,15 @@ def build(config: DictConfig) -> Request:
     samplers = {key: _one_of(config, key) for key in ("sampler", "reference")}
     for key, sampler in samplers.items():
         check_sampler(model, sampler, key)
-    parts = {
+    given = {
         "workload": workload,
         **samplers,
         "calibration": calibration,
-        "data": functools.cache(lambda: data_of(config)),
+        "data": lambda: data_of(config, parts),
     }
-    task = _one_of(config, "task", **parts)
+    task = _one_of(config, "task", **given)
     check_metrics(metrics, task.judges, workload.labels, model.image_shape())
+    check_training(config, methods, model.image_shape(), parts)
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     name = run_id(identity, [workload.first_seed, workload.count])
     return Request(
@@ -117,7 +121,7 @@ def build(config: DictConfig) -> Request:
         metrics=metrics,
         costs=costs,
         task=task,
-        **parts,
+        **given,
         trainer=_one_of(config, "trainer"),
         tracker=_one_of(config, "tracker"),
         config=values,
@@ -149,11 +153,69 @@ def model_from(node: Any) -> Any:
     return construct(node, "model", without=("architecture", "inherits"))
 
 
-def data_of(config: DictConfig) -> Any:
+class Parts:
+    """Objects that several nodes describe alike, made once: data, reference sets, extractors and their networks."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def within(self, node: Any) -> dict[str, Any]:
+        """The parts that a metric's node names, by the argument that takes each."""
+        found = {name: node.get(name) for name in SHARED if isinstance(node.get(name), DictConfig)}
+        return {name: self.one(inner, name) for name, inner in found.items()}
+
+    def one(self, node: Any, key: str) -> Any:
+        """The object of one node, which may itself name parts."""
+        described = json.dumps(OmegaConf.to_container(node, resolve=True), sort_keys=True, default=str)
+        if described not in self._made:
+            inner = within(key, self.within, node)
+            self._made[described] = construct(node, key, without=tuple(inner), **inner)
+        return self._made[described]
+
+
+def metrics_of(config: DictConfig, parts: Parts) -> dict[str, Metric]:
+    """The metrics by the name that their numbers have on record."""
+    made: dict[str, Metric] = {}
+    for key in config.get("metrics") or {}:
+        node = config.metrics[key]
+        check_own_data(config, key, node)
+        inner = within(f"metrics.{key}", parts.within, node)
+        metric = construct(node, f"metrics.{key}", without=tuple(inner), **inner)
+        metric.keep_in(Path(config.runs_dir) / ".statistics")
+        made[metric.named(str(key))] = metric
+    return made
+
+
+def check_own_data(config: DictConfig, key: Any, node: Any) -> None:
+    """Raise RequestError where a reference set is other data than the run's, unless it says that it is on purpose."""
+    reference, own = OmegaConf.select(node, "reference.data"), config.get("data")
+    if reference is None or own is None or OmegaConf.select(node, "reference.foreign"):
+        return
+    theirs, ours = ((data.get("_target_"), data.get("path")) for data in (reference, own))
+    if theirs != ours:
+        name, other = (" ".join(str(part) for part in pair if part) for pair in (theirs, ours))
+        accepted = f"the run's own data ({other}) is accepted; for another set on purpose: foreign=true"
+        raise RequestError(f"metrics.{key}.reference.data", name, accepted)
+
+
+def check_training(
+    config: DictConfig, methods: Mapping[str, Method], shape: tuple[int, int, int] | None, parts: Parts
+) -> None:
+    """Raise RequestError where a method would train a model on images of another shape than it draws."""
+    training = [name for name, method in methods.items() if type(method).training is not Method.training]
+    if not training or shape is None or config.get("data") is None:
+        return
+    data = data_of(config, parts)
+    if tuple(data.image_shape) != tuple(shape):
+        drawn, real = ("x".join(map(str, one)) for one in (shape, data.image_shape))
+        raise RequestError("data", data.name, f"images of {drawn} are accepted, as the model draws; these are {real}")
+
+
+def data_of(config: DictConfig, parts: Parts) -> Any:
     """The data module; a model that names none of its own needs one from the user."""
     if config.get("data") is None:
         raise RequestError("data", "null", "images to learn from: data=folder data.path=…, data=datasets data.path=…")
-    return construct(config.data, "data")
+    return parts.one(config.data, "data")
 
 
 def check_metrics(

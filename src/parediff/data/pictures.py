@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,13 +44,26 @@ class Frame:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """[channels, size, size] in [-1, 1]."""
-        picture = picture.convert(MODES[self.channels])
+        picture = plain(picture, self.channels)
         if self.crop == "centre":
             picture = picture.crop(middle_square(*picture.size))
         if picture.size != (self.size, self.size):
             picture = picture.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(picture, dtype=np.float32).reshape(self.size, self.size, self.channels)
         return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def plain(picture: Image.Image, channels: int) -> Image.Image:
+    """Grey (1) or RGB (3) with 8 bits a channel: 16 bits are scaled down, what is transparent shows white."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        levels = np.asarray(picture).astype(np.float64)
+        picture = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        raise RequestError("path", getattr(picture, "filename", ""), "images of whole numbers are accepted, not floats")
+    if picture.has_transparency_data:
+        shown = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    return picture.convert(MODES[channels])
 
 
 def middle_square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -78,20 +93,32 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.frame(self.open_picture(index)), int(self.labels[index])
 
 
+UNREADABLE = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+
+
 def open_file(path: Any) -> Image.Image:
     """The decoded picture; a file that is none is an error that names it."""
-    try:
-        picture = Image.open(path)
+    with _read(path) as picture:
         picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RequestError("path", path, f"not a readable image ({' '.join(str(error).split())[:120]})") from error
-    return picture
+        return picture
 
 
 def size_of(path: Any) -> tuple[int, int]:
     """Width and height from the header alone; a file that is no image is an error that names it."""
+    with _read(path) as picture:
+        return picture.size
+
+
+@contextmanager
+def _read(path: Any) -> Iterator[Image.Image]:
+    """Pillow only warns of a file that unpacks to more than it trusts; here it is as unreadable as a broken one."""
     try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                yield picture
+    except UNREADABLE as error:
         raise RequestError("path", path, f"not a readable image ({' '.join(str(error).split())[:120]})") from error

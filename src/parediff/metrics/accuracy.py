@@ -40,14 +40,16 @@ class Accuracy(Metric[Mean]):
         for label in conditions:
             if isinstance(label, bool) or not isinstance(label, int):
                 raise RequestError("conditions", label, "class labels (whole numbers) are accepted for accuracy")
+        classes = int(self.classifier.logits(torch.zeros(1, *image_shape, dtype=torch.uint8)).shape[1])
+        unknown = [label for label in conditions if not 0 <= label < classes]
+        if unknown:
+            accepted = f"labels 0 to {classes - 1} are accepted: the classifier knows no other"
+            raise RequestError("conditions", unknown[0], accepted)
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Mean:
         self.check(conditions, (batch.shape[1], batch.shape[2], batch.shape[3]))
         scores = self.classifier.logits(batch)
         labels = torch.tensor(list(conditions or ()))
-        if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:
-            accepted = f"labels 0 to {scores.shape[1] - 1} are accepted: the classifier knows no other"
-            raise RequestError("conditions", int(labels.max()), accepted)
         best = scores.topk(min(self.top, scores.shape[1])).indices
         return Mean.of((best == labels[:, None]).any(dim=1).numpy())
 

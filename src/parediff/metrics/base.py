@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from parediff.results.jackknife import jackknife_error
 from parediff.sampling.batch import Batch, frames
 from parediff.validation import check_types
 
@@ -57,6 +58,18 @@ class Metric(ABC, Generic[Statistic]):
     def fingerprint(self) -> dict[str, Any]:
         """What else decides the number: extractor, reference set, window. Equal fingerprints can be compared."""
 
+    def named(self, key: str) -> str:
+        """What the number is called on record, where it stands under `key` in the config."""
+        return key
+
+    def keep_in(self, folder: Path) -> None:
+        """What is worth keeping between runs, such as statistics of a reference set, may be kept below the folder."""
+        return
+
+    def remarks(self) -> list[str]:
+        """What a reader should know of the images taken so far, such as that they are too few."""
+        return []
+
     def reset(self) -> None:
         """Forget all images."""
         self._blocks: list[Statistic] = []
@@ -92,25 +105,39 @@ class Metric(ABC, Generic[Statistic]):
         """The number over all blocks."""
         return self._value(self._blocks) if self._blocks else None
 
+    def left_out(self) -> list[float] | None:
+        """The number without each block of seeds in turn; None below two blocks, or where one of them has none."""
+        return left_out(self._blocks, self._value)
+
     def stderr(self) -> float | None:
         """Its standard error, by leaving out one block of seeds at a time; None below two blocks."""
         return jackknife(self._blocks, self._value)
 
+    def total(self) -> Statistic | None:
+        """Statistics of all images; None before the first."""
+        return _merged(self._blocks) if self._blocks else None
+
     def _value(self, blocks: Sequence[Statistic]) -> float | None:
-        return self.value(functools.reduce(lambda left, right: left.merge(right), blocks))
+        return self.value(_merged(blocks))
+
+
+def _merged(blocks: Sequence[Statistic]) -> Statistic:
+    return functools.reduce(lambda left, right: left.merge(right), blocks)
 
 
 Block = TypeVar("Block")
 
 
-def jackknife(blocks: Sequence[Block], value: Callable[[Sequence[Block]], float | None]) -> float | None:
-    """sqrt((B-1)/B sum_b (v_b - mean v)^2), v_b without block b (Efron & Stein 1981); for a mean it is std/sqrt(B)."""
-    count = len(blocks)
-    if count < 2:
+def left_out(blocks: Sequence[Block], value: Callable[[Sequence[Block]], float | None]) -> list[float] | None:
+    """The value without each block; None below two blocks, or where one of the values is not defined."""
+    if len(blocks) < 2:
         return None
-    values = [value([*blocks[:left_out], *blocks[left_out + 1 :]]) for left_out in range(count)]
+    values = [value([*blocks[:index], *blocks[index + 1 :]]) for index in range(len(blocks))]
     known = [entry for entry in values if entry is not None]
-    if len(known) < count:
-        return None
-    mean = math.fsum(known) / count
-    return math.sqrt((count - 1) / count * math.fsum((entry - mean) ** 2 for entry in known))
+    return known if len(known) == len(blocks) else None
+
+
+def jackknife(blocks: Sequence[Block], value: Callable[[Sequence[Block]], float | None]) -> float | None:
+    """The standard error of the value over all blocks."""
+    values = left_out(blocks, value)
+    return None if values is None else jackknife_error(values)

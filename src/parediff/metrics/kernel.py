@@ -11,23 +11,19 @@ import numpy as np
 from torch import Tensor
 
 from parediff.metrics import clean
-from parediff.metrics.base import Metric
-from parediff.metrics.extractors import Extractor
-from parediff.metrics.reference import Reference
-from parediff.metrics.statistics import Reservoir
+from parediff.metrics.distance import Distance
+from parediff.metrics.statistics import Array, Reservoir
 from parediff.validation import check_types, require
 
 
 @dataclass(eq=False)
-class KernelDistance(Metric[Reservoir]):
+class KernelDistance(Distance[Reservoir]):
     """Unbiased at any number of images, where the Fréchet distance is not; keeps a bounded sample of the features."""
 
-    section: ClassVar[Literal["quality", "fidelity"]] = "quality"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     meaning: ClassVar[str] = "kernel distance"
+    generic: ClassVar[str] = "kd"
 
-    extractor: Extractor
-    reference: Reference
     subsets: int
     subset_size: int
     capacity: int  # features kept of each set; all of them, up to here
@@ -47,34 +43,27 @@ class KernelDistance(Metric[Reservoir]):
         super().reset()
         self._random = np.random.default_rng(self.seed)
 
-    def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
-        self.extractor.check(image_shape)
-
     @cached_property
-    def target(self) -> Reservoir:
+    def target(self) -> Array:
         """A sample of the reference set's features, taken once."""
-        random = np.random.default_rng([self.seed, 1])
-        return self.reference.reduce(self.extractor, lambda features: self._sample(features, random))
+        return self.reference.sample(self.extractor, self.capacity, self.seed)
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Reservoir:
-        return self._sample(self.extractor.features(batch).numpy(), self._random)
+        features = self.extractor.rows(batch)
+        return Reservoir.of(features, self._random.random(len(features)), self.capacity)
 
     def value(self, statistic: Reservoir) -> float | None:
         """None for a single image: the unbiased estimate compares pairs."""
         if len(statistic.features) < 2:
             return None
-        features, target = statistic.features, self.target.features
-        return clean.kernel(features, target, subsets=self.subsets, subset_size=self.subset_size, seed=self.seed)
+        own, real = statistic.features, self.target
+        return clean.kernel(own, real, subsets=self.subsets, subset_size=self.subset_size, seed=self.seed)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "extractor": self.extractor.fingerprint(),
-            "reference": self.reference.fingerprint(),
+            **self.compared(),
             "subsets": self.subsets,
             "subset_size": self.subset_size,
             "capacity": self.capacity,
             "seed": self.seed,
         }
-
-    def _sample(self, features: Any, random: np.random.Generator) -> Reservoir:
-        return Reservoir.of(features, random.random(len(features)), self.capacity)

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+
+
+class Gaussian(Protocol):
+    """What a Fréchet distance compares: mean [D] and unbiased covariance [D, D]."""
+
+    @property
+    def mean(self) -> Array: ...
+
+    @property
+    def covariance(self) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """Mean and covariance as somebody else computed them; of how many images is not always told."""
+
+    mean: Array
+    covariance: Array
 
 
 @dataclass(frozen=True)

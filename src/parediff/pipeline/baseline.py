@@ -24,11 +24,12 @@ from parediff.tasks.base import Task
 
 @dataclass(frozen=True)
 class Baseline:
-    """Outputs (memory-mapped, row by row of the workload), quality, standard errors and cost."""
+    """Outputs (memory-mapped, row by row of the workload), quality, standard errors and what they rest on, cost."""
 
     outputs: np.ndarray
     quality: dict[str, float | None]
-    stderr: dict[str, float | None]
+    stderr: dict[str, float]
+    left_out: dict[str, list[float]]
     cost: dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def baseline(
             _measure(task, model, metrics, costs, folder, report)
     content = json.loads((folder / "baseline.json").read_text())
     outputs = np.load(folder / "outputs.npy", mmap_mode="r")
-    return Baseline(outputs, content["quality"], content["stderr"], content["cost"])
+    return Baseline(outputs, **content)
 
 
 @contextlib.contextmanager
@@ -94,5 +95,5 @@ def _measure(
             outputs.flush()
     except OSError as cause:
         raise WriteError(folder / "outputs.npy", cause) from cause
-    content = {"quality": result.quality, "stderr": result.stderr, "cost": result.cost}
+    content = {key: getattr(result, key) for key in ("quality", "stderr", "left_out", "cost")}
     write_atomically(folder / "baseline.json", json.dumps(content, indent=2))

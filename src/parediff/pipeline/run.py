@@ -75,7 +75,7 @@ def launched(config: DictConfig) -> Outcome:
     except WriteError as error:
         return Outcome(request.id, None, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on record; nothing is swallowed
-        return _failed(request, error)
+        return failed(request, error)
     finally:
         request.tracker.finish()
         report.close()
@@ -84,7 +84,7 @@ def launched(config: DictConfig) -> Outcome:
 
 def run(request: Request, report: Reporter) -> Record:
     """The line: model, baseline, compress, evaluate, cost, record, tracker."""
-    stages = _prepared(request)
+    stages = prepared(request)
     with stages.time("load"):
         report.stage("load")
         teacher = request.model.load(request.device)
@@ -112,7 +112,7 @@ def run(request: Request, report: Reporter) -> Record:
     return _finish(request, record, result.pictures, report)
 
 
-def _prepared(request: Request) -> Stages:
+def prepared(request: Request) -> Stages:
     """What comes before: threads, and no remains of a training that is not to be resumed."""
     if not request.config["resume"]:
         shutil.rmtree(request.folder / "training", ignore_errors=True)
@@ -218,7 +218,6 @@ def _record(
     fired: dict[str, Any],
     stages: Stages,
 ) -> Record:
-    judges: dict[str, Any] = {**request.metrics, **request.costs}
     stated = stated_by(request)
     return Record(
         **stated | {"workload": stated["workload"] | {"count": request.task.count}},
@@ -227,14 +226,31 @@ def _record(
         protocol_details=protocol,
         quality=result.quality,
         fidelity=result.fidelity,
-        stderr=result.stderr,
+        stderr=dict(result.stderr),
         cost=cost,
-        baseline={"quality": reference.quality, "stderr": reference.stderr, "cost": reference_cost},
+        left_out=result.left_out,
+        baseline={
+            "quality": reference.quality,
+            "stderr": reference.stderr,
+            "left_out": reference.left_out,
+            "cost": reference_cost,
+        },
         fired=fired,
-        better={name: judge.better for name, judge in judges.items()},
-        units={name: [getattr(judge, "symbol", ""), judge.meaning] for name, judge in judges.items() if judge.meaning},
+        remarks=result.remarks,
         seconds=stages.seconds,
+        **units_of(request),
     )
+
+
+def units_of(request: Request) -> dict[str, Any]:
+    """Directions and units of the metrics and costs, as a record states them."""
+    judges: dict[str, Any] = {**request.metrics, **request.costs}
+    return {
+        "better": {name: judge.better for name, judge in judges.items()},
+        "units": {
+            name: [getattr(judge, "symbol", ""), judge.meaning] for name, judge in judges.items() if judge.meaning
+        },
+    }
 
 
 def stated_by(request: Request) -> dict[str, Any]:
@@ -281,7 +297,7 @@ def _standing(request: Request) -> tuple[bool, str | None]:
     return True, None
 
 
-def _failed(request: Request, error: Exception) -> Outcome:
+def failed(request: Request, error: Exception) -> Outcome:
     """The failure on record, its traceback beside it."""
     line = " ".join(str(error).split()) or type(error).__name__
     told = line if isinstance(error, RequestError) else f"{type(error).__name__}: {line}"

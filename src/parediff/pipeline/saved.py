@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from parediff.config.catalogue import targets
+from parediff.config.catalogue import targets, targets_in
 from parediff.config.construct import construct
 from parediff.config.request import model_from
 from parediff.errors import RequestError
@@ -35,7 +35,7 @@ class SavedRun:
     def __post_init__(self) -> None:
         if not (self.folder / CONFIG).is_file() or not (self.folder / STATE).is_file():
             raise RequestError("path", self.path, "the folder of a run with save=true: runs/<study>/<id>")
-        for target in _targets_in([self.config.get("model"), self.config.get("methods")]):
+        for target in targets_in([self.config.get("model"), self.config.get("methods")]):
             if target not in targets():
                 raise RequestError("path", self.path, f"a run of classes that ship; {target} is none")
 
@@ -86,12 +86,3 @@ class SavedRun:
         restore(model, self.methods, load_state(self.folder / STATE))
         model.denoiser.to(device)
         return model
-
-
-def _targets_in(value: Any) -> set[str]:
-    """Every class that a config names, however deep."""
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    if isinstance(plain, Mapping):
-        own = {str(plain["_target_"])} if "_target_" in plain else set()
-        return own.union(*(_targets_in(entry) for entry in plain.values()))
-    return set().union(*map(_targets_in, plain)) if isinstance(plain, list) else set()

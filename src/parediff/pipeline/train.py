@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from parediff.config.construct import construct
-from parediff.config.request import data_of
+from parediff.config.request import Parts, data_of
 from parediff.errors import RequestError
 
 
@@ -21,7 +21,7 @@ def train(config: DictConfig) -> Path:
     output = Path(values["output"])
     starting_point(output / "checkpoints", values["ckpt_path"])
     trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
-    architecture, data = construct(config.model.architecture, "model.architecture"), data_of(config)
+    architecture, data = construct(config.model.architecture, "model.architecture"), data_of(config, Parts())
     try:
         architecture.check(data.image_shape, len(data.classes))
     except RequestError as error:
@@ -34,7 +34,7 @@ def train(config: DictConfig) -> Path:
         trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
     finally:
         tracker.finish()
-    architecture.save(output / "model")
+    architecture.save(output / "model", data.name)
     OmegaConf.save(OmegaConf.create(values), output / "model" / "config.yaml")
     return output / "model"
 

@@ -71,6 +71,8 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     better: dict[str, str] = field(default_factory=dict)  # metric or cost: lower | higher
     units: dict[str, list[str]] = field(default_factory=dict)  # metric or cost: [symbol, meaning]
+    left_out: dict[str, list[float]] = field(default_factory=dict)  # metric: without each seed block in turn
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # metric: what to know, such as too few images
     protocol_details: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)  # where it was read from; never written
 

@@ -29,6 +29,10 @@ class Tracker(ABC):
     def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
         """A `pareto` run of its own: front.json as a table, the plotly figure (or None), the hypervolume."""
 
+    def grow_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
+        """The front as it stands now, one more step of the study's `pareto` run, which stays open."""
+        return
+
     @abstractmethod
     def experiment(self) -> Any:
         """The open W&B run, for whoever logs to it directly; None where there is none."""

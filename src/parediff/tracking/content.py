@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,33 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
         for key, value in record.get(section, {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def proofs(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`fired/method/key` and `baseline/section/key`: what methods say they did, and the uncompressed model's row."""
+    found = {
+        f"fired/{method}/{key}": value
+        for method, proof in record.get("fired", {}).items()
+        for key, value in proof.items()
+    }
+    for section in ("quality", "stderr", "cost"):
+        values = record.get("baseline", {}).get(section, {})
+        found |= {f"baseline/{section}/{key}": value for key, value in values.items() if value is not None}
+    return {key: _cell(value) for key, value in found.items()}
+
+
+def fronts_of(front: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """`front` for the first protocol, `front_<protocol>` for each further one."""
+    further = list(front.get("fronts", [])[1:])
+    return {"front": front} | {f"front_{one['protocol'][:8]}": one for one in further}
+
+
+def wandb_id(name: str) -> str:
+    """The name as W&B's ids may be: no more than 64 of few characters; longer or stranger ones end in a digest."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    if plain == name and len(name) <= 64:
+        return name
+    return f"{plain[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def facts(record: Mapping[str, Any]) -> dict[str, str]:

@@ -13,9 +13,12 @@ from typing import Any, ClassVar
 from parediff.errors import RequestError
 from parediff.tracking.account import has_account
 from parediff.tracking.base import Tracker
-from parediff.tracking.content import facts, scalars, table
+from parediff.tracking.content import facts, fronts_of, proofs, scalars, table, wandb_id
 
 MODES = ("auto", "online", "offline", "disabled")
+STEP = "trainer/global_step"  # as Lightning's logger calls it
+STEPPED = ("train", "held_out")
+"""Sections of a training's numbers, which are drawn over its steps."""
 UNSENT = ".unsent"
 """Suffix of the mark beside an online run's file while its upload is not known to be complete."""
 
@@ -35,6 +38,7 @@ class WandbTracker(Tracker):
     finish_timeout_s: float
     problems: list[str] = field(default_factory=list, init=False)
     _run: Any = field(default=None, init=False, repr=False)
+    _front_of: str | None = field(default=None, init=False, repr=False)
     _exit_code: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,11 +57,18 @@ class WandbTracker(Tracker):
             import wandb
 
             Path(self.dir).mkdir(parents=True, exist_ok=True)
-            options = self._options(wandb) | {"group": study, "job_type": stage, "name": run_id, "config": dict(config)}
+            named = {
+                "id": wandb_id(run_id),
+                "name": run_id,
+                "resume": "allow",
+            }  # a repeat goes on, it adds no second run
+            options = self._options(wandb) | named | {"group": study, "job_type": stage, "config": dict(config)}
             if wanted != "offline" and not WandbTracker.unreachable:
                 self._start_online(wandb, options, asked=wanted == "online")
             if self._run is None:
                 self._run = wandb.init(mode="offline", **options)
+            for section in STEPPED:
+                self._run.define_metric(f"{section}/*", step_metric=STEP)
 
     def _wanted_mode(self) -> str:
         """`auto` leaves the word to W&B's own variable where it is set; its other names for offline mean offline."""
@@ -110,27 +121,39 @@ class WandbTracker(Tracker):
             values = scalars(record)
             image = {"samples": wandb.Image(str(samples))} if samples is not None and samples.exists() else {}
             self._run.log(values | image)
-            self._run.summary.update(values | facts(record))
+            self._run.summary.update(values | facts(record) | proofs(record))
 
     def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
-        about = {key: front[key] for key in ("x", "y", "reference") if key in front}
-        self.start(about, study, "pareto", f"{study}-pareto")
+        self.grow_front(front, figure, study)
+        self.finish()
+
+    def grow_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
+        about = {key: front[key] for key in ("x", "y") if key in front}
+        if self._front_of != study:
+            self.start(about, study, "pareto", f"{study}-pareto")
+            self._front_of = study if self._run is not None else None
         if self._run is not None:
             with self._guarded("could not log the front"), self._staging():
-                import wandb
+                self._log_fronts(front, figure)
 
-                columns, rows = table(front["points"])
-                values = {"front/table": wandb.Table(columns=columns, data=rows)}
-                numbers = {"front/hypervolume": front.get("hypervolume"), "front/points": len(rows)}
-                numbers = {key: value for key, value in numbers.items() if value is not None}
-                plot = {} if figure is None else {"front/plot": wandb.Plotly(figure)}
-                self._run.log(values | numbers | plot)
-                self._run.summary.update(numbers)
-        self.finish()
+    def _log_fronts(self, front: Mapping[str, Any], figure: Any) -> None:
+        """Each call is one more step of the run; every protocol has a section, and so a panel, of its own."""
+        import wandb
+
+        values: dict[str, Any] = {}
+        for section, one in fronts_of(front).items():
+            columns, rows = table(one["points"])
+            values[f"{section}/table"] = wandb.Table(columns=columns, data=rows)
+            numbers = {"hypervolume": one.get("hypervolume"), "points": len(rows)}
+            values |= {f"{section}/{key}": number for key, number in numbers.items() if number is not None}
+        if figure is not None:
+            values["front/plot"] = wandb.Plotly(figure)
+        self._run.log(values)
+        self._run.summary.update({key: value for key, value in values.items() if isinstance(value, int | float)})
 
     def finish(self) -> None:
         run, code = self._run, self._exit_code
-        self._run, self._exit_code = None, 0
+        self._run, self._exit_code, self._front_of = None, 0, None
         if run is not None:
             with self._guarded(f"the upload is not complete; `parediff sync {self.dir}` sends the rest"):
                 run.finish(exit_code=code)

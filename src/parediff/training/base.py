@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from parediff.models.finite import NotFinite, first_layer, is_finite
 from parediff.training.ema import EMA
 from parediff.validation import require
 
@@ -76,8 +77,19 @@ class Learner(pl.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch, generator_of(self.seed, self.global_step))
+        if not is_finite(loss.detach()):
+            raise NotFinite(self._where(batch))
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _where(self, batch: Any) -> str:
+        """The same loss once more, layer by layer: the first that is not finite."""
+        layers: list[str] = []
+        torch.manual_seed(seed_of(self.seed, self.global_step))
+        with torch.no_grad(), first_layer(self, layers.append):
+            self.loss(batch, generator_of(self.seed, self.global_step))
+        layer = f"first in layer {layers[0]}" if layers else "in the loss itself: every layer's output is finite"
+        return f"the loss of training step {self.global_step} is NaN or infinite: {layer}"
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from parediff.errors import RequestError
@@ -161,6 +161,8 @@ def starting_point(checkpoints: Path, ckpt_path: str | Literal["last"] | None) -
 
 
 def logger_of(tracker: Any) -> Any:
-    """Lightning's W&B logger on the tracker's open run; None where there is none."""
+    """A logger on the tracker's open run: its own, or Lightning's for W&B; None where there is none."""
     run = tracker.experiment()
+    if isinstance(run, Logger):
+        return run
     return None if run is None else WandbLogger(experiment=run, save_dir=run.dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,21 @@ class PretrainedClassifier:
 
 
 class ClassifierArchitecture:
-    """An untrained network, and how it is saved: config.json and model.safetensors."""
+    """An untrained network, and how it is saved: config.json and model.safetensors.
+
+    Arguments `in_channels` and `classes` that are null follow the data; it is told in config.json what was learned.
+    """
 
     def __init__(self, *, network: str, arguments: dict[str, Any], seed: int) -> None:
-        self.kind, self.arguments = network, arguments
+        self.kind, self.arguments, self.seed = network, dict(arguments), seed
+        self.trained_on: dict[str, Any] = {}
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Untrained; the seed decides its weights."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = build(network, arguments)
+            torch.manual_seed(self.seed)
+            return build(self.kind, self.arguments)
 
     def parts(self) -> dict[str, Any]:
         """What its learner needs."""
@@ -90,6 +99,10 @@ class ClassifierArchitecture:
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """That images C,H,W with so many classes fit, before anything is trained."""
+        if classes < 2:
+            raise RequestError("data", f"{classes} class", "2 or more are accepted: a sub-folder each names them")
+        following = {"in_channels": image_shape[0], "classes": classes}
+        self.arguments |= {name: following[name] for name in following if self.arguments.get(name, 0) is None}
         self.network.eval()
         try:
             with torch.no_grad():
@@ -100,12 +113,14 @@ class ClassifierArchitecture:
         self.network.train()
         if logits.shape[1] != classes:
             raise RequestError("arguments.classes", logits.shape[1], f"{classes}, as the data has")
+        self.trained_on = {"image_shape": list(image_shape), "classes": classes}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, data: str) -> None:
+        """`data` is the name of what it learned from."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"network": self.kind, "arguments": self.arguments}
+        config = {"network": self.kind, "arguments": self.arguments, "trained_on": {"name": data, **self.trained_on}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")

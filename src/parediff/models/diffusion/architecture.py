@@ -52,7 +52,8 @@ class DenoiserArchitecture(ABC):
         if known is not None and known < classes:
             raise RequestError(f"{self.key}.{self.class_key}", known, f"at least {classes}")
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, data: str) -> None:
+        """A stock pipeline, which has no place for the name of the data; config.yaml beside it has."""
         from diffusers import DDPMPipeline
 
         network: Any = self.network

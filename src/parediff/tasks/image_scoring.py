@@ -1,0 +1,49 @@
+"""Finished images, judged as they lie in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from parediff.errors import RequestError
+from parediff.models.diffusion.door import Call
+from parediff.models.images import StoredImages
+from parediff.sampling.batch import Batch
+from parediff.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class ImageScoring(Task):
+    """Every image of a folder, in the order of their names; `workload.conditions` are what each was asked to show."""
+
+    judges: ClassVar[Literal["images", "classes"]] = "images"
+    measured_by: ClassVar[tuple[str, ...]] = (__name__, "parediff.models.images", "parediff.pipeline.evaluate")
+
+    @property
+    def count(self) -> int:
+        return self.workload.count
+
+    @property
+    def at_once(self) -> int:
+        return min(self.workload.batch_size, self.count)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"workload": {"count": self.count, "conditions": self.workload.labels}}
+
+    def stated(self) -> dict[str, Any]:
+        return {"sampler": {"name": "none"}, "workload": {"count": self.count}}
+
+    def calls(self, model: Any) -> Iterable[Call]:
+        raise RequestError("method", model.name, "no method is accepted: finished images have no network")
+
+    def batches(self, model: StoredImages, *, as_reference: bool) -> Iterator[Batch]:
+        if self.count > len(model):
+            raise RequestError("workload.count", self.count, f"at most the {len(model)} images of the folder")
+        for seeds, given in self.workload.batches():
+            rows = range(seeds[0] - self.workload.first_seed, seeds[-1] + 1 - self.workload.first_seed)
+            images = model.rows(rows)
+            yield Batch(rows, images, given, self.workload.block_of(seeds[0]), images)
+
+    def few(self, model: Any, count: int, *, as_reference: bool) -> Callable[[], Any]:
+        return lambda: model.rows(range(count))
