@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.calibration.base import CalibrationSource
+from parediff.calibration.base import CallSource
 from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
@@ -19,7 +19,7 @@ from parediff.validation import require
 
 
 @dataclass(frozen=True)
-class Trajectories(CalibrationSource, ABC):
+class Trajectories(CallSource, ABC):
     """`count` images drawn by the model from `first_seed` on, `batch_size` at a time; some of their calls are kept.
 
     With classifier-free guidance a call holds both branches of every image, so both are kept. `conditions` are as of a

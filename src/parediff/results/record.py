@@ -30,6 +30,8 @@ __all__ = [
 
 SCHEMA = 1
 NAME = "record.json"
+CALIBRATION_SHEET = "calibration.png"
+"""Beside the record of a run whose calibration data was images."""
 REQUIRED = ("schema", "id", "study", "status", "protocol", "model", "methods", "sampler")
 
 
@@ -60,6 +62,9 @@ class Record:
     cost: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     fired: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(
+        default_factory=dict
+    )  # source, protocol (calibrate | finetune), samples, seconds
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
