@@ -49,11 +49,19 @@ class Trajectories(CallSource, ABC):
             with recording(model) as recorded:
                 model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
             steps = sorted({call.step for call in recorded})
-            yield from self.kept(recorded, seeds, steps)
+            yield from self.kept(recorded, seeds, steps, model)
 
     @abstractmethod
-    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+    def kept(
+        self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel
+    ) -> Iterator[Call]:
         """What to keep of one batch of trajectories; `steps` are the executed ones, the noisiest first."""
+
+
+def evenly(steps: list[int], wanted: int) -> set[int]:
+    """`wanted` of the executed steps, evenly spaced from the first; all where there are fewer."""
+    stride = max(1.0, len(steps) / wanted)
+    return {steps[int(i * stride)] for i in range(min(wanted, len(steps)))}
 
 
 def rows_of(call: Call, images: int, chosen: list[int]) -> Call:
