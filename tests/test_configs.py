@@ -22,7 +22,12 @@ OPTIONS = [
     for path in sorted(group.glob("*.yaml"))
 ]
 PARTS = ("extractor", "statistics")  # of metrics, and nothing by themselves
+OF_CLASSIFIERS = [
+    *("noise", "zeroq", "genie", "gdfq", "ris", "zs_cgan", "dfakd", "qimera", "intraq", "diffusion_samples"),
+    "finetune",
+]
 NEEDED = {
+    **{option: ["model=classifier_digits"] for option in OF_CLASSIFIERS},
     "clip_score": ["workload.conditions=[a,b]"],
     "image_scoring": ["model=images", f"model.path={shipped('experiments') / 'demo'}", "metric=[]"],
     "conditional_top1": ["workload.conditions=[0,1]"],
@@ -35,7 +40,7 @@ NEEDED = {
 # options that the model which ships is no model for
 FOREIGN = [("sampler", path.stem) for path in (shipped("conf") / "sampler").glob("flow_*.yaml")]
 # experiments whose weights the user brings
-BROUGHT = {"nipq/resnet20": ["model.random_weights=true"]}
+BROUGHT = ("nipq/resnet20", "nipq/resnet20_ptq", "data_free/resnet20", "data_free/resnet20_finetune")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def test_every_other_option_composes(composer: Composer, group: str, option: str
 
 @pytest.mark.parametrize("name", experiment_files())
 def test_every_run_of_every_experiment_builds(composer: Composer, name: str) -> None:
-    jobs = composer.jobs([f"experiment={name}", *BROUGHT.get(name.split("_")[0], [])])
+    jobs = composer.jobs([f"experiment={name}", *(["model.random_weights=true"] if name in BROUGHT else [])])
     ids = [build(composer.compose(job)).id for job in jobs]
     assert len(set(ids)) == len(ids), "two points of one experiment are the same run"
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -24,7 +25,11 @@ from parediff.pipeline.compress import compress, save
 from parediff.pipeline.saved import SavedRun
 from parediff.resources import shipped
 
-METHODS = sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml"))
+METHODS = sorted(
+    path.stem
+    for path in (shipped("conf") / "method").glob("*.yaml")
+    if "images" in get_class(OmegaConf.load(path)._target_).serves
+)
 SEEDS = (3, 7)
 
 

@@ -17,7 +17,7 @@ import networks
 import tiny
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
-from parediff.cost.base import Cost, PairedCost, WatchedCost
+from parediff.cost.base import Cost, PairedCost, SpentCost, WatchedCost
 from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -64,6 +64,10 @@ def test_a_cost_is_finite_repeatable_and_leaves_nothing_behind(composer: Compose
         assert before.keys() == after.keys()
         assert before[name] >= 0
         return
+    if isinstance(cost, SpentCost):
+        assert cost.of({}) == 0
+        assert cost.of({"seconds": 1.5, "samples": 3}) > 0
+        return
     assert isinstance(cost, WatchedCost)
     first = watched(cost, model, 1, 3)
     assert first > 0
@@ -91,7 +95,7 @@ def test_a_cost_of_a_classifier_is_counted_alike(composer: Composer, name: str) 
     request = build(composer.compose(["model=classifier_digits", f"cost=[{name}]", "workload.batch_size=4"]))
     cost, model = request.costs[name], request.model.load("cpu")
     if not isinstance(cost, WatchedCost):
-        pytest.skip("pairs are timed alike for every model")
+        pytest.skip("timed in pairs, or spent once, alike for every model")
     with cost.watch(model) as per_image:
         request.task.few(model, 2, as_reference=False)()
     assert per_image(2) > 0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parediff.calibration.trajectories import Trajectories, rows_of
 from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import require
 
 
@@ -34,7 +35,9 @@ class NDTC(Trajectories):
         normal = torch.cat([torch.randn(1, generator=torch.Generator().manual_seed(_own(seed))) for seed in seeds])
         return (self.mean + self.std * normal) * total
 
-    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+    def kept(
+        self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel
+    ) -> Iterator[Call]:
         wanted = clamped(self.draw(seeds, len(steps)), len(steps)).tolist()
         for call in recorded:
             index = len(steps) - 1 - steps.index(call.step)

@@ -1,4 +1,4 @@
-"""Forward-noised real images (what training sees; PTQ4DM, arXiv 2211.15736, table 2)."""
+"""Training images: as they are for a classifier; with noise, as training sees them, for a denoiser."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
-from parediff.calibration.base import CalibrationSource
+from parediff.calibration.base import CallSource
+from parediff.calibration.images import ImageSource, Labelled, Studio
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -18,27 +20,27 @@ from parediff.validation import require
 
 
 @dataclass(frozen=True)
-class RealData(CalibrationSource):
-    """x_t = sqrt(abar) x0 + sqrt(1 - abar) eps of `count` training images at `steps` evenly spaced sampler steps.
+class RealData(ImageSource, CallSource):
+    """`count` training images. For a classifier, evenly spaced in the set, from one that `first_seed` decides.
 
-    Image i's noise depends on seed `first_seed + i`. Labels go along where the network takes classes.
+    For a denoiser x_t = sqrt(abar) x0 + sqrt(1 - abar) eps at `steps` evenly spaced sampler steps (PTQ4DM, arXiv
+    2211.15736, table 2); image i's noise depends on seed `first_seed + i`, labels go along where the network takes
+    classes.
     """
 
-    first_seed: int
-    count: int
-    batch_size: int
     steps: int
     data: Any
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
-        for key in ("count", "batch_size", "steps"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.steps >= 1, "steps", self.steps, "1 or more")
 
-    @property
-    def seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.count)
+    def make(self, studio: Studio) -> Iterator[Labelled]:
+        train = studio.data().train
+        count = min(self.count, len(train))
+        first = self.first_seed % max(1, len(train) // count)
+        chosen = Subset(train, [first + index * len(train) // count for index in range(count)])
+        yield from DataLoader(chosen, batch_size=self.batch_size)
 
     def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
         self._check(model)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from parediff.calibration.trajectories import Trajectories
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import require
 
 
@@ -21,7 +22,9 @@ class SingleStep(Trajectories):
         super().__post_init__()
         require(self.step >= 0, "step", self.step, "0 or more")
 
-    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+    def kept(
+        self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel
+    ) -> Iterator[Call]:
         if self.step not in steps:
             raise RequestError("calibration.step", self.step, f"a step the sampler executes, up to {steps[-1]}")
         return (call for call in recorded if call.step == self.step)

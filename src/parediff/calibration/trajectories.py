@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.calibration.base import CalibrationSource
+from parediff.calibration.base import CallSource
 from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
@@ -19,7 +19,7 @@ from parediff.validation import require
 
 
 @dataclass(frozen=True)
-class Trajectories(CalibrationSource, ABC):
+class Trajectories(CallSource, ABC):
     """`count` images drawn by the model from `first_seed` on, `batch_size` at a time; some of their calls are kept.
 
     With classifier-free guidance a call holds both branches of every image, so both are kept. `conditions` are as of a
@@ -49,11 +49,19 @@ class Trajectories(CalibrationSource, ABC):
             with recording(model) as recorded:
                 model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
             steps = sorted({call.step for call in recorded})
-            yield from self.kept(recorded, seeds, steps)
+            yield from self.kept(recorded, seeds, steps, model)
 
     @abstractmethod
-    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
+    def kept(
+        self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel
+    ) -> Iterator[Call]:
         """What to keep of one batch of trajectories; `steps` are the executed ones, the noisiest first."""
+
+
+def evenly(steps: list[int], wanted: int) -> set[int]:
+    """`wanted` of the executed steps, evenly spaced from the first; all where there are fewer."""
+    stride = max(1.0, len(steps) / wanted)
+    return {steps[int(i * stride)] for i in range(min(wanted, len(steps)))}
 
 
 def rows_of(call: Call, images: int, chosen: list[int]) -> Call:

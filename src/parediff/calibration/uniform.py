@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from parediff.calibration.trajectories import Trajectories
+from parediff.calibration.trajectories import Trajectories, evenly
 from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import require
 
 
@@ -20,7 +21,8 @@ class Uniform(Trajectories):
         super().__post_init__()
         require(self.steps >= 1, "steps", self.steps, "1 or more")
 
-    def kept(self, recorded: list[Call], seeds: Sequence[int], steps: list[int]) -> Iterator[Call]:
-        stride = max(1.0, len(steps) / self.steps)
-        chosen = {steps[int(i * stride)] for i in range(min(self.steps, len(steps)))}
+    def kept(
+        self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel
+    ) -> Iterator[Call]:
+        chosen = evenly(steps, self.steps)
         return (call for call in recorded if call.step in chosen)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,6 +21,7 @@ from parediff.methods.base import Method
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.sampler import Sampler
 from parediff.provenance import run_id
+from parediff.resources import shipped
 from parediff.sampling.workload import Workload, check_disjoint
 from parediff.tasks.base import Task
 
@@ -111,6 +113,7 @@ def build(config: DictConfig) -> Request:
         "data": lambda: data_of(config, parts),
     }
     task = _one_of(config, "task", **given)
+    check_kind(task, methods, calibration)
     check_metrics(metrics, task.judges, workload.labels, model.image_shape())
     check_training(config, methods, model.image_shape(), parts)
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
@@ -216,6 +219,25 @@ def data_of(config: DictConfig, parts: Parts) -> Any:
     if config.get("data") is None:
         raise RequestError("data", "null", "images to learn from: data=folder data.path=…, data=datasets data.path=…")
     return parts.one(config.data, "data")
+
+
+def check_kind(task: Task, methods: Mapping[str, Method], calibration: CalibrationSource) -> None:
+    """Raise RequestError for calibration data, or a method, of the other kind of model; the alternatives are named."""
+    if not isinstance(calibration, task.accepts):
+        named = [name for name, kind in calibration_sources().items() if issubclass(kind, task.accepts)]
+        asked = type(calibration).__module__.rpartition(".")[2]
+        kind = "images from a sampler" if task.judges == "images" else "classes"
+        raise RequestError("calibration", asked, f"for a model that gives {kind}, {', '.join(named)} are accepted")
+    for name, method in methods.items():
+        if task.judges not in method.serves:
+            served = "denoisers" if "images" in method.serves else "classifiers"
+            raise RequestError("method", name, f"a method for this kind of model is accepted, this one is for {served}")
+
+
+def calibration_sources() -> dict[str, type[CalibrationSource]]:
+    """Every option of the group by name."""
+    files = {path.stem: OmegaConf.load(path) for path in sorted((shipped("conf") / "calibration").glob("*.yaml"))}
+    return {name: get_class(str(OmegaConf.select(node, "_target_"))) for name, node in files.items()}
 
 
 def check_metrics(

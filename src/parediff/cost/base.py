@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -49,3 +49,12 @@ class PairedCost(Cost):
         self, reference: Callable[[], object], candidate: Callable[[], object], images: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         """(of the reference, of the candidate), per image; each runs `images` images once. Keys as in the record."""
+
+
+@dataclass(frozen=True)
+class SpentCost(Cost):
+    """What making the compressed model took, once; the uncompressed one took nothing."""
+
+    @abstractmethod
+    def of(self, calibration: Mapping[str, Any]) -> float:
+        """From what the record says of the calibration; it is empty where there was none."""

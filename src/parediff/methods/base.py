@@ -19,12 +19,14 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     Fields are hyper-parameters and never change. Whatever is learned lives in the denoiser's parameters and buffers,
     with their final shapes from `prepare` on; so restoring is prepare, load_state_dict, finalize.
     `emulated`: its arithmetic is simulated, so its speed means nothing. `corrects`: it repairs what other methods
-    damage, and changes nothing worth having alone; `comes_first`: it is listed before what it repairs.
+    damage, and changes nothing worth having alone; `comes_first`: it is listed before what it repairs. `serves`: models
+    that give images, or name classes.
     """
 
     emulated: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
     comes_first: ClassVar[bool] = False
+    serves: ClassVar[tuple[str, ...]] = ("images", "classes")
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from parediff.atomic import WriteError, write_atomically
 from parediff.config.request import Request, build
-from parediff.cost.base import PairedCost
+from parediff.cost.base import PairedCost, SpentCost
 from parediff.digest import source_digest
 from parediff.errors import RequestError
 from parediff.pipeline.baseline import Baseline, baseline
@@ -28,6 +28,7 @@ from parediff.provenance import fingerprint, versions
 from parediff.results import record as records
 from parediff.results.record import Record
 from parediff.sampling.image_grid import sheet
+from parediff.tasks.base import Calibrated
 from parediff.training.fit import logger_of
 
 VERSIONS_THAT_MATTER = ("torch", "diffusers", "torchmetrics", "clean-fid")
@@ -88,12 +89,14 @@ def run(request: Request, report: Reporter) -> Record:
     with stages.time("load"):
         report.stage("load")
         teacher = request.model.load(request.device)
+        if request.methods:
+            request.task.check(teacher)
         student = teacher.copy()
         protocol = protocol_of(request)
     with stages.time("baseline"):
         reference = _baseline(request, teacher, protocol, report)
     with stages.time("compress"):
-        compress_model(request, student, teacher, report)
+        calibrated = compress_model(request, student, teacher, report)
     with stages.time("evaluate"):
         report.stage("evaluate", request.task.count)
         result = evaluate(
@@ -108,7 +111,8 @@ def run(request: Request, report: Reporter) -> Record:
     with stages.time("cost"):
         report.stage("cost")
         cost, reference_cost = _compared(request, student, teacher, result.cost, reference.cost)
-    record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages)
+        cost, reference_cost = cost | _spent(request, calibrated), reference_cost | _spent(request, {})
+    record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages, calibrated)
     return _finish(request, record, result.pictures, report)
 
 
@@ -159,22 +163,46 @@ def _baseline(request: Request, teacher: Any, protocol: dict[str, Any], report: 
     return baseline(request.task, teacher, request.metrics, request.costs, details, cache, report)
 
 
-def compress_model(request: Request, student: Any, teacher: Any, report: Reporter) -> None:
-    """Apply the methods, in order; keep the state where that is asked for."""
+def compress_model(request: Request, student: Any, teacher: Any, report: Reporter) -> dict[str, Any]:
+    """Apply the methods, in order; keep the state where that is asked for. What the calibration was, for the record."""
     if not request.methods and not request.config["save"]:
-        return
+        return {}
     report.stage("compress")
+    trained: list[str] = []
 
-    def fit(name: str, module: Any) -> None:
+    def fitted(trainer: Any, name: str, module: Any, data: Any) -> None:
         report.stage(f"train {name}")
         folder = request.folder / "training" / name
         last = "last" if (folder / "checkpoints" / "last.ckpt").exists() else None
-        request.trainer.fit(module, folder, data=request.data(), logger=logger_of(request.tracker), ckpt_path=last)
+        trainer.fit(module, folder, data=data, logger=logger_of(request.tracker), ckpt_path=last)
+
+    def make(name: str, module: Any, steps: int) -> None:
+        fitted(replace(request.trainer, max_steps=steps), f"calibration/{name}", module, None)
+
+    def fit(name: str, module: Any) -> None:
+        fitted(request.trainer, name, module, calibrated.learned_from())
+        trained.append(name)
         student.denoiser.to(request.device)
 
-    state = compress(student, teacher, request.methods, request.task.calls, fit)
+    calibrated = request.task.calibrated(teacher, make)
+    state = compress(student, teacher, request.methods, calibrated.calls, fit)
     if request.config["save"]:
         save(state, request.folder)
+    return _told(request, calibrated, trained)
+
+
+def _told(request: Request, calibrated: Calibrated, trained: list[str]) -> dict[str, Any]:
+    """Source, protocol, images and seconds of a calibration; its images, where there are any, as a grid beside."""
+    pictures = calibrated.pictures()
+    if pictures is not None:
+        write_atomically(request.folder / records.CALIBRATION_SHEET, sheet(pictures))
+    return {
+        "source": type(request.calibration).__module__.rpartition(".")[2],
+        "protocol": "finetune" if trained else "calibrate",
+        "samples": calibrated.samples,
+        "seconds": round(calibrated.seconds, 3),
+        "pictures": None if pictures is None else records.CALIBRATION_SHEET,
+    }
 
 
 def proof_of(request: Request, student: Any) -> dict[str, Any]:
@@ -208,6 +236,12 @@ def _compared(
     return cost, reference_cost
 
 
+def _spent(request: Request, calibrated: dict[str, Any]) -> dict[str, float]:
+    """What making the compressed model took; nothing for the uncompressed one."""
+    spent = {name: cost for name, cost in request.costs.items() if isinstance(cost, SpentCost)}
+    return {name: cost.of(calibrated) for name, cost in spent.items()}
+
+
 def _record(
     request: Request,
     protocol: dict[str, Any],
@@ -217,6 +251,7 @@ def _record(
     reference_cost: dict[str, Any],
     fired: dict[str, Any],
     stages: Stages,
+    calibrated: dict[str, Any],
 ) -> Record:
     stated = stated_by(request)
     return Record(
@@ -237,6 +272,7 @@ def _record(
         },
         fired=fired,
         remarks=result.remarks,
+        calibration=calibrated,
         seconds=stages.seconds,
         **units_of(request),
     )
@@ -268,8 +304,11 @@ def stated_by(request: Request) -> dict[str, Any]:
 
 
 def method_code(request: Request) -> dict[str, str]:
-    """Digest of the code of each method."""
-    return {name: source_digest([type(method).__module__]) for name, method in request.methods.items()}
+    """Digest of the code of each method, and of what they were calibrated with."""
+    if not request.methods:
+        return {}
+    parts = {**request.methods, "calibration": request.calibration}
+    return {name: source_digest([type(part).__module__]) for name, part in parts.items()}
 
 
 def write(request: Request, record: Record, pictures: Tensor) -> None:

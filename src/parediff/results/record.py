@@ -35,6 +35,8 @@ SCHEMA = 1
 NAME = "record.json"
 HALF_CHARACTER = r"\ud"  # how JSON writes the halves of a surrogate pair
 LONGEST_ID, DEEPEST, LARGEST_BYTES = 200, 64, 64_000_000
+CALIBRATION_SHEET = "calibration.png"
+"""Beside the record of a run whose calibration data was images."""
 REQUIRED = ("schema", "id", "study", "status", "protocol", "model", "methods", "sampler")
 
 
@@ -65,6 +67,9 @@ class Record:
     cost: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     fired: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(
+        default_factory=dict
+    )  # source, protocol (calibrate | finetune), samples, seconds
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)

@@ -7,19 +7,48 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from parediff.calibration.base import CalibrationSource
+from parediff.calibration.images import Fit
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.batch import Batch
 from parediff.sampling.workload import Workload
 
 
+class Calibrated(ABC):
+    """The calibration data of one run."""
+
+    @property
+    @abstractmethod
+    def seconds(self) -> float:
+        """What it took so far."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """How many images, or rows of calls."""
+
+    @abstractmethod
+    def calls(self, model: Any) -> Iterable[Call]:
+        """Of `model` as it runs now; can be iterated again and gives the same calls."""
+
+    @abstractmethod
+    def learned_from(self) -> Any:
+        """The data module for methods that train."""
+
+    @abstractmethod
+    def pictures(self) -> Tensor | None:
+        """Some of it for the eye, uint8 NCHW; None where nobody has asked for any, or where it is no images."""
+
+
 @dataclass(frozen=True)
 class Task(ABC):
     """What a model is asked for and under which settings. `data` opens the data module, the same one each time.
 
-    `judges`: what metrics of this task look at. `measured_by`: the modules that make outputs; their digest is part of
-    the protocol.
+    `judges`: what metrics of this task look at. `accepts`: the family its calibration data comes from. `measured_by`:
+    the modules that make outputs; their digest is part of the protocol.
     """
 
     workload: Workload
@@ -29,6 +58,7 @@ class Task(ABC):
     data: Callable[[], Any]
 
     judges: ClassVar[Literal["images", "classes"]]
+    accepts: ClassVar[type[Any]]
     measured_by: ClassVar[tuple[str, ...]]
 
     @property
@@ -49,9 +79,12 @@ class Task(ABC):
     def stated(self) -> dict[str, Any]:
         """`sampler` and `workload` as the record states them; needs no data."""
 
+    def check(self, model: Any) -> None:  # noqa: B027 - what can be checked before loading is checked before
+        """Raise RequestError for a model whose calibration data cannot be made."""
+
     @abstractmethod
-    def calls(self, model: Any) -> Iterable[Call]:
-        """Calibration data of `model` as it runs now; can be iterated again and gives the same calls."""
+    def calibrated(self, teacher: Any, fit: Fit) -> Calibrated:
+        """The calibration data of one run, for which nothing has been done yet; `fit` is how a source may train."""
 
     @abstractmethod
     def batches(self, model: Any, *, as_reference: bool) -> Iterator[Batch]:

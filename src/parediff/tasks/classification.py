@@ -8,25 +8,64 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from parediff.calibration.images import Fit, ImageSource, MadeImages, Studio
+from parediff.calibration.real_data import RealData
+from parediff.data.synthetic import SyntheticImages
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.diffusion.door import Call
 from parediff.provenance import fingerprint
 from parediff.sampling.batch import Batch, to_uint8
-from parediff.tasks.base import Task
+from parediff.tasks.base import Calibrated, Task
 
+SHOWN = 64
 LOOKED_AT = 64  # images whose mean and labels stand for the data set in the protocol
+
+
+class CalibrationImages(Calibrated):
+    """Images of the run's source; methods that train learn from them too, unless they are real ones.
+
+    Then they learn from all training images.
+    """
+
+    def __init__(self, made: MadeImages, data: Callable[[], Any]) -> None:
+        self._made, self._data = made, data
+
+    @property
+    def seconds(self) -> float:
+        return self._made.seconds
+
+    @property
+    def samples(self) -> int:
+        return self._made.count
+
+    def calls(self, model: ClassifierModel) -> Iterable[Call]:
+        return self._made.calls(model)
+
+    def learned_from(self) -> Any:
+        if isinstance(self._made.source, RealData):
+            return self._data()
+        own = self._data()
+        images, labels = self._made.all()
+        return SyntheticImages(
+            images, labels, own.classes, batch_size=own.batch_size, seed=own.seed, maker=self._made.maker
+        )
+
+    def pictures(self) -> Tensor | None:
+        if not self._made.count:
+            return None
+        images, _ = self._made.all()
+        return to_uint8((images[:SHOWN] + 1) / 2)
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """`workload.count` held-out images, evenly spaced; blocks of them give the standard errors.
-
-    Calibration sees as many training images as its source would draw trajectories, evenly spaced too.
-    """
+    """`workload.count` held-out images, evenly spaced; blocks of them give the standard errors."""
 
     judges: ClassVar[Literal["images", "classes"]] = "classes"
+    accepts: ClassVar[type[Any]] = ImageSource
     measured_by: ClassVar[tuple[str, ...]] = (__name__, "parediff.pipeline.evaluate")
 
     @property
@@ -45,11 +84,14 @@ class Classification(Task):
     def stated(self) -> dict[str, Any]:
         return {"sampler": {"name": "none"}, "workload": {"first_seed": 0, "count": self.workload.count}}
 
-    def calls(self, model: ClassifierModel) -> Iterable[Call]:
-        train = self.data().train
-        chosen = Subset(train, evenly_spaced(len(train), len(self.calibration.seeds)))
-        batches = DataLoader(chosen, batch_size=self.workload.batch_size)
-        return [model.call(images.to(model.device)) for images, _ in batches]
+    def check(self, model: ClassifierModel) -> None:
+        assert isinstance(self.calibration, ImageSource)
+        self.calibration.check(model)
+
+    def calibrated(self, teacher: ClassifierModel, fit: Fit) -> Calibrated:
+        assert isinstance(self.calibration, ImageSource)
+        made = MadeImages(self.calibration, lambda fit: Studio.of(teacher, self.data, fit), fit)
+        return CalibrationImages(made, self.data)
 
     def batches(self, model: ClassifierModel, *, as_reference: bool) -> Iterator[Batch]:
         held_out = self.data().held_out

@@ -6,12 +6,42 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from parediff.calibration.base import LazyCalls
+from torch import Tensor
+
+from parediff.calibration.base import CallSource, LazyCalls
+from parediff.calibration.images import Fit
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.batch import Batch
 from parediff.sampling.images import images
-from parediff.tasks.base import Task
+from parediff.tasks.base import Calibrated, Task
+
+
+class RecordedCalls(Calibrated):
+    """Calls of the model that asks for them; methods that train learn from the run's own data."""
+
+    def __init__(self, source: CallSource, sampler: Sampler, data: Callable[[], Any]) -> None:
+        self._source, self._sampler, self._data = source, sampler, data
+        self._recorded: list[LazyCalls] = []
+
+    @property
+    def seconds(self) -> float:
+        return sum(calls.seconds for calls in self._recorded)
+
+    @property
+    def samples(self) -> int:
+        return sum(calls.rows for calls in self._recorded)
+
+    def calls(self, model: DiffusionModel) -> Iterable[Call]:
+        self._recorded.append(LazyCalls(self._source, model, self._sampler))
+        return self._recorded[-1]
+
+    def learned_from(self) -> Any:
+        return self._data()
+
+    def pictures(self) -> Tensor | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -19,6 +49,7 @@ class ImageGeneration(Task):
     """The reference is the uncompressed model with a sampler of its own and the same seeds."""
 
     judges: ClassVar[Literal["images", "classes"]] = "images"
+    accepts: ClassVar[type[Any]] = CallSource
     measured_by: ClassVar[tuple[str, ...]] = ("parediff.sampling.images", "parediff.pipeline.evaluate")
 
     @property
@@ -46,8 +77,9 @@ class ImageGeneration(Task):
             },
         }
 
-    def calls(self, model: DiffusionModel) -> Iterable[Call]:
-        return LazyCalls(self.calibration, model, self.sampler)
+    def calibrated(self, teacher: DiffusionModel, fit: Fit) -> Calibrated:
+        assert isinstance(self.calibration, CallSource)
+        return RecordedCalls(self.calibration, self.sampler, self.data)
 
     def batches(self, model: DiffusionModel, *, as_reference: bool) -> Iterator[Batch]:
         return images(model, self.workload, self.reference if as_reference else self.sampler)

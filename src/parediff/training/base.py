@@ -95,6 +95,11 @@ class Learner(pl.LightningModule, ABC):
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.network)  # here, and not at the end of the batch: checkpoints are written before that
 
+    def settle(self) -> None:
+        """What counts afterwards into the network, in eval mode."""
+        self.ema.copy_to(self.network)
+        self.network.eval()
+
     def on_validation_start(self) -> None:
         self._raw = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.ema.copy_to(self.network)

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from parediff.errors import RequestError
 from parediff.models.weights import load_plain
 from parediff.training.base import Learner
+from parediff.training.synthesis import ManualTraining
 from parediff.validation import check_types
 
 HARMLESS = (
@@ -26,6 +27,9 @@ HARMLESS = (
     ".*exists and is not empty.*",  # resuming, or a folder whose checkpoints were looked at first
     ".*your dataloader is not resumable.*",  # it is addressed by step, see data/base.py
     ".*LeafSpec.*",
+    ".*in eval mode at the start of training.*",  # that is how a teacher is kept, and a student with frozen statistics
+    ".*Total length of `DataLoader`.*",  # a finished training that is resumed has no step left
+    ".*have no `validation_step`.*",  # what learns from images that were made is judged on the run's own
     ".*callbacks used to create the checkpoint.*",  # training may go on with another checkpoint interval
     ".*no `val_dataloader`.*",  # a learner with data of its own has none
 )
@@ -60,14 +64,14 @@ class Trainer:
 
     def fit(
         self,
-        learner: Learner,
+        learner: Learner | ManualTraining,
         folder: Path,
         *,
         data: pl.LightningDataModule | None = None,
         logger: Any = None,
         ckpt_path: str | None = None,
     ) -> None:
-        """Train to `max_steps`, then copy the average into `learner.network` (where it was before, in eval mode).
+        """Train to `max_steps`, then let the learner settle (an average copied into its network, eval mode).
 
         A learner with a `train_dataloader` of its own needs no `data` and is given none. `ckpt_path` is a file, or
         "last" for the newest below `folder`; a checkpoint is opened as plain tensors only.
@@ -79,13 +83,17 @@ class Trainer:
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
             with without_advertising():
-                trainer = self._trainer(folder, logger, validated=data is not None)
+                trainer = self._trainer(
+                    folder,
+                    logger,
+                    validated=data is not None and is_overridden("validation_step", learner),
+                    clipped=learner.automatic_optimization,
+                )
                 trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
         learner.to(home)
-        learner.ema.copy_to(learner.network)
-        learner.network.eval()
+        learner.settle()
 
-    def _trainer(self, folder: Path, logger: Any, *, validated: bool) -> pl.Trainer:
+    def _trainer(self, folder: Path, logger: Any, *, validated: bool, clipped: bool) -> pl.Trainer:
         validated = validated and self.validate_every > 0
         return pl.Trainer(
             default_root_dir=folder,
@@ -94,7 +102,7 @@ class Trainer:
             accelerator=self.accelerator,
             devices=self.devices,
             precision=self.precision,  # type: ignore[arg-type]
-            gradient_clip_val=self.gradient_clip or None,
+            gradient_clip_val=(self.gradient_clip or None) if clipped else None,
             val_check_interval=self.validate_every if validated else None,
             check_val_every_n_epoch=None,
             limit_val_batches=1.0 if validated else 0,

@@ -50,6 +50,19 @@ class Normalised(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return ((images + 1) / 2 - self.mean) / self.std
 
+    def inverse(self, normalised: Tensor) -> Tensor:
+        """(image in [0, 1] - mean) / std -> [-1, 1]; values beyond stay beyond."""
+        return 2 * (normalised * self.std + self.mean) - 1
+
+
+def as_images(network: nn.Module, normalised: Tensor) -> Tensor:
+    """From the space in which a network's input has mean 0 and variance 1 to the images that it takes.
+
+    A network that does not normalise takes them as they are.
+    """
+    own = getattr(network, "normalise", None)
+    return own.inverse(normalised) if isinstance(own, Normalised) else normalised
+
 
 class Shortcut(nn.Module):
     """He et al. 2015, option A: every second pixel, zero channels padded equally on both sides; no parameters."""
