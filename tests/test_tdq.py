@@ -189,7 +189,7 @@ def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
     assert float(source.last.bias.grad) == pytest.approx(by_hand * float(slope), abs=1e-5)
 
 
-def spreading(steps: int = 100, *, width: int = 16384, centre: float = 0.0) -> tuple[Tensor, Samples]:
+def spreading(steps: int = 100, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
     """Time steps, and A(t) ~ N(centre sigma(t), sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
     t = torch.linspace(0, 999, steps).round()
     draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0)) + centre
@@ -278,15 +278,13 @@ def test_on_an_affine_grid_both_ends_get_the_gradient_of_what_is_clipped() -> No
 
 
 def test_a_generator_that_is_no_better_than_the_static_interval_goes_back_to_it() -> None:
-    """Ranges that jump between neighbouring time steps cannot be learned in five iterations."""
+    """A learning rate that throws it far away."""
     t, samples = spreading(40, width=512)
-    jumping = samples.values * torch.where(torch.arange(40) % 2 == 0, 0.2, 5.0)[:, None]
-    jumped = Samples(jumping, jumping.amin(1), jumping.amax(1))
     source = generator(128)
     source.context.remember(t)
     quantizer = Quantizer(Grid(8), source=source)
-    kind = GeneratedInterval(GeneratorFit("fitted", 5, 1e-3, True, 0.2), 0)
-    kind.fit({"q": quantizer}, {"q": jumped}, SearchSettings().named("minmax"))
+    kind = GeneratedInterval(GeneratorFit("fitted", 3, 30.0, True, 0.2), 0)
+    kind.fit({"q": quantizer}, {"q": samples}, SearchSettings().named("minmax"))
     steps, _ = source.over_time()
     assert float(steps.max() / steps.min()) == pytest.approx(1.0, abs=1e-4)
 

@@ -71,7 +71,7 @@ def _held_out(model: DiffusionModel, calls: list[Call]) -> dict[str, float]:
     return {path: data.held_out_error(model.denoiser.get_submodule(path), 2.4, 0.0) for path, data in units}
 
 
-BLOCKS = {"learning": "reconstruction", "reconstruction.step_iterations": 40, "reconstruction.step_learning_rate": 1e-3}
+BLOCKS = {"learning": "reconstruction", "reconstruction.step_iterations": 25, "reconstruction.step_learning_rate": 1e-3}
 
 
 def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> None:
@@ -106,7 +106,7 @@ def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> Non
     errors = {}
     for rounding in ("nearest", "adaround"):
         model = tiny.unconditional_model()
-        chosen = method(weight_bits=3, rounding=rounding, **{"reconstruction.iterations": 40})
+        chosen = method(weight_bits=3, activation_bits=8, rounding=rounding, **{"reconstruction.iterations": 40})
         fitted(model, chosen)
         assert chosen.fired(model)["rounding_learned"] == 0 if rounding == "nearest" else True
         calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))
