@@ -14,11 +14,9 @@ from parediff.config.compose import Composer
 from parediff.config.request import build
 from parediff.data.synthetic import SyntheticImages
 from parediff.errors import RequestError
+from parediff.methods.base import Method
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.pipeline.run import launched
-from parediff.quantization.calibrate import calibrate_weights, input_quantizers
-from parediff.quantization.search import search_named
-from parediff.quantization.select import Rule, quantize
 from parediff.results import record as records
 from parediff.training.distillation import Distillation, softened_divergence
 from parediff.training.generator import GeneratorTraining
@@ -73,20 +71,26 @@ def test_t22_the_two_reductions_differ_by_the_number_of_classes() -> None:
     assert float(softened_divergence(a, a, 20.0, "batch_mean")) == pytest.approx(0, abs=1e-5)
 
 
-def quantised(teacher: Any) -> Any:
+@pytest.fixture(scope="module")
+def four_bits() -> Method:
+    overrides = [f"methods.ptq.{key}=4" for key in ("weight_bits", "activation_bits")]
+    searches = [f"methods.ptq.{key}_search=minmax" for key in ("weight", "activation")]
+    grids = ["methods.ptq.weight_grid=affine", "methods.ptq.ends=same"]
+    return build(composed("method=[ptq]", *overrides, *searches, *grids)).methods["ptq"]
+
+
+def quantised(teacher: Any, method: Method) -> Any:
     student = ClassifierModel(teacher, name="tiny").copy()
-    rule = Rule(4, 4, "affine", "affine", "affine", True, "same", "same", "full", 8, "none")
-    quantize(student.denoiser, rule)
-    calibrate_weights(student.denoiser, search_named("minmax"))
-    for quantizer in input_quantizers(student.denoiser).values():
-        quantizer.fill(*quantizer.grid.fit(torch.tensor(-1.0), torch.tensor(3.0)))
+    method.prepare(student)  # type: ignore[arg-type]
+    torch.manual_seed(3)
+    method.calibrate(student, [student.call(datafree.blobs(8))])  # type: ignore[arg-type]
     return student.denoiser
 
 
-def learner(ranges: str) -> Distillation:
+def learner(ranges: str, method: Method) -> Distillation:
     teacher = datafree.network()
     return Distillation(
-        quantised(teacher),
+        quantised(teacher, method),
         teacher,
         cross_entropy=1.0,
         distillation=1.0,
@@ -113,17 +117,20 @@ def images(maker: bool) -> SyntheticImages:
 
 
 @pytest.mark.parametrize("maker", [False, True])
-def test_t33_a_resumed_finetuning_repeats_the_uninterrupted_one(maker: bool, tmp_path: Path) -> None:
-    whole, cut, resumed = (learner("ema") for _ in range(3))
+def test_t33_a_resumed_finetuning_repeats_the_uninterrupted_one(maker: bool, tmp_path: Path, four_bits: Method) -> None:
+    whole, resumed = (learner("ema", four_bits) for _ in range(2))
     before = {name: value.clone() for name, value in whole.teacher.state_dict().items()}
     statistics = {n: v.clone() for n, v in whole.network.state_dict().items() if "running" in n}
     weights = _weights(whole)
-    datafree.trainer(4).fit(whole, tmp_path / "whole", data=images(maker))
-    datafree.trainer(2, checkpoint_every=2).fit(cut, tmp_path / "cut", data=images(maker))
-    datafree.trainer(4, checkpoint_every=2).fit(resumed, tmp_path / "cut", data=images(maker), ckpt_path="last")
+    keeping = datafree.trainer(4, checkpoint_every=2, keep_checkpoints=-1)
+    keeping.fit(whole, tmp_path, data=images(maker))
+    half = tmp_path / "checkpoints" / "step=2.ckpt"
+    datafree.trainer(4).fit(resumed, tmp_path / "resumed", data=images(maker), ckpt_path=str(half))
     assert all(torch.equal(before[name], value) for name, value in whole.teacher.state_dict().items())
     assert all(torch.equal(statistics[n], whole.network.state_dict()[n]) for n in statistics)
     assert not torch.equal(weights, _weights(whole))
+    ends = zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in ends)
     assert [int(average.updates) for average in whole.ranges] == [2] * len(whole.ranges)
     assert [int(average.updates) for average in resumed.ranges] == [2] * len(resumed.ranges)
     assert datafree.hooks(whole.network) == 0
