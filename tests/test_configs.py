@@ -27,7 +27,10 @@ OF_CLASSIFIERS = [
     "finetune",
 ]
 NEEDED = {
+    **{option: [f"method=[ptq,{option}]"] for option in ("ptqd", "tac", "snr")},
+    "qncd": ["method=[qncd,ptq]"],
     **{option: ["model=classifier_digits"] for option in OF_CLASSIFIERS},
+    "finetune": ["model=classifier_digits", "method=[ptq,finetune]"],
     "clip_score": ["workload.conditions=[a,b]"],
     "image_scoring": ["model=images", f"model.path={shipped('experiments') / 'demo'}", "metric=[]"],
     "conditional_top1": ["workload.conditions=[0,1]"],

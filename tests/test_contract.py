@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import tiny
 from parediff.calibration.base import LazyCalls
 from parediff.config.compose import Composer
+from parediff.config.construct import construct
 from parediff.config.request import Request, build
 from parediff.cost import CallCounter, counting, size_bytes
 from parediff.methods.base import Method
@@ -80,10 +81,11 @@ def _request(name: str, folder: Path) -> Request:
         "tracker=none",
         "metric=[psnr]",
     ]
-    alone = build(Composer("config").compose([*overrides, f"method=[{name}]"]))
-    if not alone.methods[name].corrects:
-        return alone
-    order = f"{name},ptq" if alone.methods[name].comes_first else f"ptq,{name}"
+    alone = Composer("config").compose([*overrides, f"method=[{name}]"])
+    method = construct(alone.methods[name], name)
+    if not method.corrects:
+        return build(alone)
+    order = f"{name},ptq" if method.comes_first else f"ptq,{name}"
     return build(Composer("config").compose([*overrides, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
 
 

@@ -102,6 +102,12 @@ def test_one_file_has_a_stated_limit_and_a_folder_none(
     assert write.write_either([runs], tmp_path / "page.html") == tmp_path / "page" / "index.html"
 
 
+def test_a_study_that_is_called_like_a_place_of_the_page_fills_none(tmp_path: Path) -> None:
+    records.write(scored(record(study="{{code}}"), 5, 20), tmp_path / "a")
+    text = write.write_page([tmp_path], tmp_path / "page.html").read_text()
+    assert "<title>parediff: {{code}}</title>" in text
+
+
 def test_text_from_records_cannot_become_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><!--"
     own = scored(record({evil: {"note": evil}}, study=evil, error=evil), 5, 20)

@@ -427,3 +427,49 @@ def test_a_study_ends_with_its_front_beside_its_runs_even_where_its_axes_have_no
 def test_the_front_and_the_page_need_no_torch() -> None:
     program = "import sys, parediff.report.study, parediff.report.dashboard; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_sweep_finds_the_front_that_pairwise_comparison_finds() -> None:
+    import random
+
+    chance = random.Random(0)
+    for way in (LOW, ("lower", "higher"), ("higher", "higher")):
+        points = [(chance.randrange(12), chance.randrange(12)) for _ in range(150)]
+        slow = [not any(pareto.dominates(other, own, way) for other in points) for own in points]
+        assert pareto.non_dominated(points, way) == slow
+        corner = pareto.worst_reference(points, way)
+        third = [(*own, 0.0) for own in points]
+        box = pareto.hypervolume(third, (*way, "lower"), (*corner, 1.0))
+        assert pareto.hypervolume(points, way, corner) == pytest.approx(box)
+
+
+def test_twenty_thousand_points_of_a_front_take_a_moment() -> None:
+    import time
+
+    points = [(float(index), float(-index)) for index in range(20_000)]
+    start = time.process_time()
+    assert all(pareto.non_dominated(points, LOW))
+    assert pareto.hypervolume(points, LOW, (20_000.0, 1.0)) > 0
+    assert time.process_time() - start < 5
+
+
+def test_another_samplers_line_that_beats_both_is_named() -> None:
+    other = {"name": "dpmpp_2m", "steps": 20, "eta": 0.0}
+    rivals = [
+        replace(baseline(bops, fd, steps), sampler=other | {"steps": steps})
+        for bops, fd, steps in ((5, 3, 5), (20, 1, 20))
+    ]
+    own = [baseline(5, 9, 5), baseline(20, 8, 20), point(10, 4)]
+    (gain,) = [gain for gain in build_front([*own, *rivals]).gains if gain]
+    assert gain.rival == "dpmpp_2m"
+    assert "dpmpp_2m" in text_of(table(build_front([*own, *rivals])))
+    (alone,) = [gain for gain in build_front(own).gains if gain]
+    assert alone.rival is None
+
+
+def test_seconds_are_a_ratio_to_the_baseline_of_the_same_run() -> None:
+    slow = replace(point(1, 9), cost={"latency_s": 0.157}, baseline={"cost": {"latency_s": 0.174}})
+    fast = replace(point(2, 8), cost={"latency_s": 0.104}, baseline={"cost": {"latency_s": 0.1}})
+    front = build_front([slow, fast], "ratio.latency_s", "fd_digits")
+    assert [own.x for own in front.points] == pytest.approx([0.157 / 0.174, 1.04])
+    assert any("ratio.latency_s" in line for line in remarks(build_front([slow, fast], "latency_s", "fd_digits")))

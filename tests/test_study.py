@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from parediff.config.compose import Composer
+from parediff.config.request import build
 from parediff.config.study import from_file
 from parediff.errors import RequestError
 
@@ -87,3 +88,25 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(RequestError, match="study file="):
         from_file(file)
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        ("ptqd", r"\[ptq,ptqd\]"),
+        ("ptqd,ptq", r"\[ptq,ptqd\]"),
+        ("ptq,qncd", r"\[qncd,ptq\]"),
+        ("ptq,tdq", "one method of quantisation"),
+        ("frdiff,deepcache", "one method of feature reuse"),
+    ],
+)
+def test_methods_that_do_not_go_together_are_refused_before_anything_starts(
+    composer: Composer, methods: str, told: str
+) -> None:
+    with pytest.raises(RequestError, match=f"method=.*{told}"):
+        build(composer.compose([f"method=[{methods}]"]))
+
+
+def test_methods_that_go_together_are_accepted_in_any_order_that_makes_sense(composer: Composer) -> None:
+    for methods in ("qncd,ptq,frdiff", "frdiff,ptq", "tdq,ptqd,frdiff"):
+        assert list(build(composer.compose([f"method=[{methods}]"])).methods) == methods.split(",")

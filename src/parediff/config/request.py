@@ -17,7 +17,7 @@ from parediff.config.construct import construct, within
 from parediff.config.settings import Settings
 from parediff.cost.base import Cost
 from parediff.errors import RequestError, nearest
-from parediff.methods.base import Method
+from parediff.methods.base import Method, check_together
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.sampler import Sampler
 from parediff.provenance import run_id
@@ -100,6 +100,7 @@ def build(config: DictConfig) -> Request:
     parts = Parts()
     metrics = metrics_of(config, parts)
     workload, calibration = _one_of(config, "workload"), _one_of(config, "calibration")
+    check_together(methods)
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
     model = model_from(config.get("model"))

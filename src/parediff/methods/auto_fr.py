@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class AutoFR(Method):
     `steps` of `scheduler`, its target `reference_steps`. `mixing`, `temperature`, `bias`, `resnets`, `attentions`,
     `mlps` and `blocks` are FRDiff's, in training as in sampling.
     """
+
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     learn: Literal["gradient", "greedy"]
     steps: int

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import check_types
@@ -20,12 +21,13 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     with their final shapes from `prepare` on; so restoring is prepare, load_state_dict, finalize.
     `emulated`: its arithmetic is simulated, so its speed means nothing. `corrects`: it repairs what other methods
     damage, and changes nothing worth having alone; `comes_first`: it is listed before what it repairs. `serves`: models
-    that give images, or name classes.
+    that give images, or name classes. `family`: what a model can have done to it once only.
     """
 
     emulated: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
     comes_first: ClassVar[bool] = False
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = ""
     serves: ClassVar[tuple[str, ...]] = ("images", "classes")
 
     def __post_init__(self) -> None:
@@ -47,3 +49,21 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         """Proof of effect, in plain numbers and words for the record."""
         return {}
+
+
+def check_together(methods: Mapping[str, Method]) -> None:
+    """Raise RequestError for a list of methods that cannot be applied one after another, before anything starts."""
+    asked = f"[{','.join(methods)}]"
+    for family in sorted({method.family for method in methods.values()} - {""}):
+        same = [name for name, method in methods.items() if method.family == family]
+        if len(same) > 1:
+            raise RequestError("method", asked, f"one method of {family} is accepted, {' or '.join(same)}")
+    worked_on = [place for place, method in enumerate(methods.values()) if not method.corrects]
+    for place, (name, method) in enumerate(methods.items()):
+        if not method.corrects:
+            continue
+        before, after = any(other < place for other in worked_on), any(other > place for other in worked_on)
+        if method.comes_first and not after:
+            raise RequestError("method", asked, f"{name} before what it repairs, as [{name},ptq], is accepted")
+        if not method.comes_first and not before:
+            raise RequestError("method", asked, f"{name} behind what it repairs, as [ptq,{name}], is accepted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -25,6 +25,8 @@ class BlockCache(Method):
 
     `threshold` is the change that may add up before a block is computed anew. The paper keeps attention only.
     """
+
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     threshold: float
     steps: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -23,6 +23,8 @@ class DeepCache(Method):
 
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
     """
+
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     interval: int
     keyframes: Keyframes

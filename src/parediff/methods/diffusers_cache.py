@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class DiffusersCache(Method):
     What a cache must be told about a run, its steps, its current time and how it is guided, it is told. Caches that
     need the magnitudes of a model's residuals (MagCache) measure them on the calibration's calls, at `steps` steps.
     """
+
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     name: str
     config: str

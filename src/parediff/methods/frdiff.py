@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -26,6 +26,8 @@ class FRDiff(Method):
     `mlps` say what is reused; `mlps` are those of transformers, of which `blocks` can keep whole ones. The first
     `first_full`, the last `last_full` are full.
     """
+
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     interval: int
     keyframes: Keyframes

@@ -42,6 +42,7 @@ class Nipq(Method):
     """
 
     emulated: ClassVar[bool] = True
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
 
     target_bits: float | None
     target_gbops: float | None

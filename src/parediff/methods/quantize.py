@@ -62,6 +62,7 @@ class Quantize(Method):
     """
 
     emulated: ClassVar[bool] = True
+    family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
 
     recipe: str
     recipes: Mapping[str, Any]

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from parediff.atomic import WriteError
 from parediff.results.progress import NAME, Running, in_words, report, running, studies, write_plan
 
 ROWS = 12  # runs that have a bar of their own at a time
@@ -50,7 +51,10 @@ def watching(runs: Mapping[Path, str], console: Console) -> Iterator[None]:
     `parediff status` and the page find it.
     """
     for study in {folder.parent for folder in runs}:
-        write_plan(study, {folder.name: name for folder, name in runs.items() if folder.parent == study})
+        try:
+            write_plan(study, {folder.name: name for folder, name in runs.items() if folder.parent == study})
+        except WriteError as error:  # the runs themselves will say so too, each on its own record
+            console.print(str(error), soft_wrap=True, highlight=False, markup=False)
     with _display(runs, console) as show:
         stop = threading.Event()
 

@@ -92,6 +92,8 @@ class Distillation(ManualTraining):
                 fit_weights(self.network, MinMax())
             if self.maker is not None:
                 self.watch.look_at_student(apart)
+        if self.global_step == self.observe_steps:
+            self._take_over()
         for schedule in self.given_schedules():
             schedule.step()
         return values | {"loss": loss.detach(), "divergence": apart}
@@ -125,21 +127,22 @@ class Distillation(ManualTraining):
 
     @contextmanager
     def _observing(self) -> Iterator[None]:
-        """While ranges are observed, every quantiser follows its average; afterwards they stand."""
-        if self.global_step >= self.observe_steps or not self._observed:
-            yield
-            return
+        """In the first steps every average looks at what its quantiser is given."""
         with ExitStack() as stack:
             for average, quantizer in zip(self.ranges, self._observed.values(), strict=True):
 
                 def look(_: Any, arguments: Any, average: Any = average) -> None:
                     average.update(arguments[0].detach())
 
-                stack.callback(quantizer.register_forward_pre_hook(look).remove)
+                if self.global_step < self.observe_steps:
+                    stack.callback(quantizer.register_forward_pre_hook(look).remove)
             yield
-        if self.global_step == self.observe_steps - 1:
-            for average, quantizer in zip(self.ranges, self._observed.values(), strict=True):
-                quantizer.fill(*quantizer.grid.fit(*average.range()))  # type: ignore[operator]
+
+    def _take_over(self) -> None:
+        """The averages become the ranges, which stand from now on."""
+        for average, quantizer in zip(self.ranges, self._observed.values(), strict=True):
+            assert isinstance(average, RangeAverage)
+            quantizer.fill(*quantizer.grid.fit(*average.range()))
 
     def settle(self) -> None:
         self.network.eval().requires_grad_(False)

@@ -27,8 +27,9 @@ HARMLESS = (
     ".*exists and is not empty.*",  # resuming, or a folder whose checkpoints were looked at first
     ".*your dataloader is not resumable.*",  # it is addressed by step, see data/base.py
     ".*LeafSpec.*",
+    ".*Using ModelCheckpoint with manual optimization.*",  # the state after a step is what a training goes on from
     ".*in eval mode at the start of training.*",  # that is how a teacher is kept, and a student with frozen statistics
-    ".*Total length of `DataLoader`.*",  # a finished training that is resumed has no step left
+    ".*Total length of `.*Loader` across ranks is zero.*",  # a finished training that is resumed has no step left
     ".*have no `validation_step`.*",  # what learns from images that were made is judged on the run's own
     ".*callbacks used to create the checkpoint.*",  # training may go on with another checkpoint interval
     ".*no `val_dataloader`.*",  # a learner with data of its own has none

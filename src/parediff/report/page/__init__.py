@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -63,13 +64,14 @@ def put(folder: Path, title: str) -> None:
 
 
 def _document(title: str, policy: str, style: str, code: str) -> str:
-    made = _read("page.html").replace("{{policy}}", policy).replace("{{title}}", escape(title))
-    return made.replace("{{style}}", style, 1).replace("{{code}}", code, 1)
+    """The page's HTML with its four places filled at once: no content is taken for a place."""
+    content = {"title": escape(title), "policy": policy, "style": style, "code": code}
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: content[place[1]], _read("page.html"))
 
 
 def _inside(script: str) -> str:
-    """Script text that cannot end its element; `</` stands in strings only, where `<\\\\/` means the same."""
-    return script.replace("</script", "<\\\\/script").replace("<!--", "<\\\\!--")
+    """Script text that cannot end its element: `</` stands in strings only, where `<\\/` means the same."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _read(name: str) -> str:
