@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from parediff.atomic import WriteError
+from parediff.results import record as records
 from parediff.results.progress import NAME, Running, in_words, report, running, studies, write_plan
 
+ENDED = ("finished", "failed")
 ROWS = 12  # runs that have a bar of their own at a time
 
 
@@ -120,8 +122,18 @@ class Bars:
 def _tell(runs: Mapping[Path, str], console: Console, told: dict[Path, str]) -> None:
     """A line whenever a run enters another stage: what a log file can hold."""
     for folder, name in runs.items():
+        if told.get(folder) in ENDED:
+            continue
         state = running(folder, name)
-        stage = state.stage if state else "finished" if (folder / "record.json").exists() else "waiting"
+        stage = state.stage if state else _outcome(folder)
         if told.get(folder, "waiting") != stage:
             console.print(f"{name}: {stage}", soft_wrap=True, highlight=False, markup=False)
         told[folder] = stage
+
+
+def _outcome(folder: Path) -> str:
+    """finished or failed, as the run's record says; waiting where it has none yet."""
+    try:
+        return records.read(folder).status
+    except records.RecordError:
+        return "waiting"
