@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from parediff.errors import RequestError
-from parediff.models.classifiers.networks import CifarResNet, ConvNet, Shortcut, TorchvisionNet, build
+from parediff.models.classifiers.build import build
+from parediff.models.classifiers.networks import CifarResNet, ConvNet, Shortcut, TorchvisionNet
 from parediff.models.classifiers.pretrained import ClassifierArchitecture, PretrainedClassifier, load_classifier
 from parediff.models.weights import load_weights
 

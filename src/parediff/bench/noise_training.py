@@ -16,8 +16,8 @@ from parediff.bench.settings import settings_from
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.cost import paired_latency
+from parediff.models.classifiers.build import build
 from parediff.models.classifiers.model import ClassifierModel
-from parediff.models.classifiers.networks import build
 from parediff.quantization.budget import AverageBits, Budget
 from parediff.quantization.noise import quantizers
 from parediff.training.objectives import Classify

@@ -78,4 +78,6 @@ def rows_of(call: Call, images: int, chosen: list[int]) -> Call:
 def _rows(value: Any, size: int, rows: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor) and value.ndim and len(value) == size:
         return rows(value)
+    if isinstance(value, list) and len(value) == size and all(isinstance(entry, Tensor) for entry in value):
+        return [value[int(row)] for row in rows(torch.arange(size))]
     return {key: _rows(entry, size, rows) for key, entry in value.items()} if isinstance(value, dict) else value

@@ -111,7 +111,7 @@ class Composer:
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
 
 
-OPEN = ("model.options.", "sampler.options.", "reference.options.")
+OPEN = ("model.options.", "model.arguments.", "model.keys.", "sampler.options.", "reference.options.")
 """Where any key may stand: arguments of somebody else's call, which the object itself checks."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 
 from parediff.errors import RequestError
 
+NESTED = ("state_dict", "model_state_dict", "model", "ema", "net", "network")
+"""Where trainings put the weights among other things."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What data parallelism and compilation put before every name."""
 SAFE, PICKLED = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -36,6 +41,18 @@ def load_into(network: nn.Module, weights: dict[str, Tensor], path: str | Path, 
         raise RequestError(key, path, f"weights of {type(network).__name__}: {''.join(first)[:200]}") from error
 
 
+def renamed(weights: Mapping[str, Tensor], keys: Mapping[str, str], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors under a network's own names: wrappers gone, beginnings replaced as `keys` says, `prefix` before."""
+    for wrapper in WRAPPERS:
+        if weights and all(name.startswith(wrapper) for name in weights):
+            weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
+    found = {}
+    for name, tensor in weights.items():
+        old = max((key for key in keys if name.startswith(key)), key=len, default=None)
+        found[prefix + (name if old is None else keys[old] + name.removeprefix(old))] = tensor
+    return found
+
+
 def _safetensors(file: Path, key: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -56,8 +73,8 @@ def load_plain(file: Path, key: str) -> Any:
 
 def _torch_file(file: Path, key: str) -> dict[str, Tensor]:
     content = load_plain(file, key)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    while isinstance(content, dict) and any(isinstance(content.get(name), dict) for name in NESTED):
+        content = next(content[name] for name in NESTED if isinstance(content.get(name), dict))
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise RequestError(key, file, "a state_dict: names and tensors, nothing else")
     return content

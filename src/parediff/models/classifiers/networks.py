@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,10 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean))[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(list(std))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return ((images + 1) / 2 - self.mean) / self.std
@@ -140,22 +140,3 @@ class TorchvisionNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images))
-
-
-NETWORKS: dict[str, type[nn.Module]] = {
-    "ConvNet": ConvNet,
-    "CifarResNet": CifarResNet,
-    "TorchvisionNet": TorchvisionNet,
-}
-
-
-def build(network: str, arguments: dict[str, Any]) -> nn.Module:
-    """A fresh network of `NETWORKS`, by the name of its class."""
-    if network not in NETWORKS:
-        raise RequestError("network", network, f"one of {', '.join(sorted(NETWORKS))}")
-    try:
-        return NETWORKS[network](**arguments)
-    except RequestError as error:
-        raise error.within("arguments") from error
-    except (TypeError, ValueError) as error:
-        raise RequestError("arguments", arguments, " ".join(str(error).split())[:200]) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from parediff.errors import RequestError
+from parediff.models.classifiers.build import build
 from parediff.models.classifiers.model import ClassifierModel
-from parediff.models.classifiers.networks import build
-from parediff.models.weights import load_into, load_weights
+from parediff.models.classifiers.networks import IMAGENET_MEAN, IMAGENET_STD
+from parediff.models.weights import load_into, load_weights, renamed
 from parediff.provenance import file_fingerprint
 from parediff.resources import folder_of
 
@@ -25,7 +26,8 @@ class PretrainedClassifier:
     """Trained weights for a network of `networks.py` beside this; constructing it checks that they are there.
 
     `path` is a folder that `parediff train` wrote (`assets://name` for one that ships); `checkpoint`, a weights file
-    for `network`, goes before it.
+    for `network`, goes before it; `keys` turns beginnings of the file's names into the network's.
+    `target`, with `arguments`, `mean` and `std` of its own, is the network of somebody else that `ImportedNet` holds.
     """
 
     name: str
@@ -34,6 +36,10 @@ class PretrainedClassifier:
     random_weights: bool
     network: str
     arguments: Mapping[str, Any]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if self.path is None and self.checkpoint is None and not self.random_weights:
@@ -48,6 +54,12 @@ class PretrainedClassifier:
     def folder(self) -> Path:
         return folder_of(str(self.path))
 
+    def _arguments(self) -> dict[str, Any]:
+        if self.target is None:
+            return dict(self.arguments)
+        held = {"mean": list(self.mean), "std": list(self.std)}
+        return {"target": self.target, "arguments": dict(self.arguments)} | held
+
     def image_shape(self) -> None:
         """A classifier draws no images."""
         return
@@ -55,7 +67,8 @@ class PretrainedClassifier:
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers: the network, and the bytes of its weights."""
         file = Path(self.checkpoint) if self.checkpoint else self.folder / "model.safetensors" if self.path else None
-        asked = {"name": self.name, "network": self.network, "arguments": dict(self.arguments)}
+        asked = {"name": self.name, "network": self.network, "arguments": self._arguments()}
+        asked |= {"keys": dict(self.keys)} if self.keys else {}
         return asked | {"weights": file and file_fingerprint(file)}
 
     def load(self, device: str) -> ClassifierModel:
@@ -68,10 +81,10 @@ class PretrainedClassifier:
             return load_classifier(self.path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = build(self.network, dict(self.arguments))
+            network = build(self.network, self._arguments())
         if self.checkpoint is not None:
             prefix = getattr(network, "foreign_prefix", "")
-            weights = {prefix + name: tensor for name, tensor in load_weights(self.checkpoint).items()}
+            weights = renamed(load_weights(self.checkpoint), self.keys, prefix)
             load_into(network, weights, self.checkpoint)
         return network.eval()
 

@@ -1,0 +1,47 @@
+"""Every architecture under every combination of methods: it works and something is cheaper, or it is refused truly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import matrix
+import pipelines
+
+QUICK = ("sd3", "wan")
+"""Architectures of the default suite; the others are slow together."""
+
+
+def _cells() -> list[Any]:
+    return [
+        pytest.param(name, methods, marks=() if name in QUICK else pytest.mark.slow, id=f"{name}-{methods}")
+        for name in pipelines.KINDS
+        for methods in matrix.COMBINATIONS
+    ]
+
+
+@pytest.mark.parametrize(("name", "methods"), _cells())
+def test_a_cell_works_and_is_cheaper_or_is_refused_in_one_line(
+    name: str, methods: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cell = matrix.cell(name, methods, tmp_path_factory.getbasetemp())
+    if cell.refused is not None:
+        assert "\n" not in cell.refused
+        assert methods != "", "a baseline runs on every architecture"
+        return
+    assert torch.isfinite(cell.images).all()
+    assert torch.equal(cell.images, cell.again), "same seeds, same images"
+    if methods == "":
+        assert torch.equal(cell.images, cell.plain)
+    else:
+        assert not torch.equal(cell.images, cell.plain)
+        assert cell.macs < cell.plain_macs or cell.bops < cell.plain_bops or cell.bytes < cell.plain_bytes
+
+
+def test_the_table_in_the_documentation_lists_every_architecture_and_combination() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in table for name in pipelines.KINDS)
+    assert all(f"`[{methods}]`" in table for methods in matrix.COMBINATIONS)
