@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers as d
+import pytest
 import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -847,6 +848,15 @@ SIDE: dict[str, Any] = {"height": 16, "width": 16}
 WIDE: dict[str, Any] = {"height": 32, "width": 32}
 EMBEDDINGS = {"image_embeds": torch.ones(1, WIDTH), "negative_image_embeds": torch.zeros(1, WIDTH)}
 SHORT = {"max_sequence_length": TOKENS}
+
+QUICK = ("ddpm", "sd1", "dit", "sd3", "flux", "z_image", "wan", "cogvideox")
+"""A network of each make; tests over all architectures are slow for the others."""
+
+
+def params(names: Iterable[str], quick: Sequence[str] = QUICK) -> list[Any]:
+    """The architectures as a test's parameters."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
 
 KINDS: dict[str, Kind] = {
     "ddpm": Kind(_ddpm, "none"),

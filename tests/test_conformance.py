@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,9 +38,3 @@ def test_a_cell_works_and_is_cheaper_or_is_refused_in_one_line(
     else:
         assert not torch.equal(cell.images, cell.plain)
         assert cell.macs < cell.plain_macs or cell.bops < cell.plain_bops or cell.bytes < cell.plain_bytes
-
-
-def test_the_table_in_the_documentation_lists_every_architecture_and_combination() -> None:
-    table = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
-    assert all(f"| {name} |" in table for name in pipelines.KINDS)
-    assert all(f"`[{methods}]`" in table for methods in matrix.COMBINATIONS)

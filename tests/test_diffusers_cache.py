@@ -58,7 +58,7 @@ def prepared(model: DiffusionModel, method: DiffusersCache, name: str) -> Diffus
     return student
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS, ("flux", "wan", "sd1")))
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_skips_work_or_is_refused_before_sampling(kind: str, name: str) -> None:
     model = pipelines.model(name)

@@ -21,7 +21,7 @@ TOLERANCE = 0.01
 OWN = Sampler("own", None, 3)
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_image_i_depends_on_seed_i_and_condition_i_only(name: str) -> None:
     model = pipelines.model(name)
     conditions = pipelines.conditions(name, 2)
@@ -35,7 +35,7 @@ def test_image_i_depends_on_seed_i_and_condition_i_only(name: str) -> None:
     assert together.shape[1] == frames if frames else together.ndim == 4
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_a_recorded_call_replays_and_its_time_is_known_before(name: str) -> None:
     model = pipelines.model(name)
     with recording(model) as calls:
@@ -64,7 +64,7 @@ def counted(network: nn.Module, call: Any) -> int:
     return counter.macs
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_macs_are_those_of_torchs_own_counter(name: str) -> None:
     model = pipelines.model(name)
     with recording(model) as calls:
@@ -85,7 +85,7 @@ def test_functional_attention_of_classifiers_is_counted(name: str, gmacs: float)
     assert counted(network, lambda: network(x)) == pytest.approx(torchs_own_count(lambda: network(x)), rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_opened_attention_draws_the_same_with_every_product_in_a_module(name: str) -> None:
     model = pipelines.model(name)
     with recording(model) as calls:

@@ -31,7 +31,7 @@ def drawn(model: DiffusionModel, name: str, sampler: Sampler = PAIRS) -> tuple[t
     return images, counter.macs
 
 
-@pytest.mark.parametrize("name", pipelines.KINDS)
+@pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_frdiff_saves_work_and_keyframes_alone_change_nothing(name: str) -> None:
     model = pipelines.model(name)
     plain, full = drawn(model, name)
@@ -47,7 +47,7 @@ def test_frdiff_saves_work_and_keyframes_alone_change_nothing(name: str) -> None
     assert torch.allclose(images[1:], alone, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", pipelines.params(TRANSFORMERS))
 @pytest.mark.parametrize("blocks", ["parts", "whole", "stack"])
 def test_a_recalled_call_gives_what_was_kept_on_the_same_input(name: str, blocks: Any) -> None:
     """Reuse at the keyframe's own input is exact, and none of the kept layers runs."""

@@ -164,7 +164,7 @@ class DiffusionModel:
         wide, shape = self.config.get("in_channels"), list(x.shape)
         place = shape.index(wide, 1) if wide in shape[1:] else 1
         network: Any = self.denoiser
-        shape[place] = getattr(network, "out_channels", None) or self.config.get("out_channels") or shape[place]
+        shape[place] = vars(network).get("out_channels") or self.config.get("out_channels") or shape[place]
         return x.new_zeros(shape)
 
     @contextmanager
