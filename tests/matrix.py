@@ -46,9 +46,8 @@ class Cell:
 
 def cell(name: str, methods: str, root: Path) -> Cell:
     """Compress and sample; the reason where that is refused."""
-    nothing = torch.empty(0)
+    nothing, asked = torch.empty(0), request(name, methods, root)
     try:
-        asked = request(name, methods, root)
         model = pipelines.model(name)
         student = model.copy()
         compress(student, model, asked.methods, lambda drawn: calls_of(asked, drawn, name), _no_training)
@@ -81,8 +80,6 @@ def request(name: str, methods: str, root: Path) -> Request:
         "calibration.batch_size=2",
         f"calibration.steps={STEPS}",
     ]
-    if "tdq" in methods:
-        overrides += ["methods.tdq.iterations=2"]
     return build(Composer("config").compose(overrides))
 
 

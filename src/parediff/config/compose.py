@@ -111,13 +111,14 @@ class Composer:
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
 
 
-OPEN = ("model.options.", "model.arguments.", "model.keys.", "sampler.options.", "reference.options.")
+OPEN = ("model.options", "model.arguments", "model.keys", "sampler.options", "reference.options")
 """Where any key may stand: arguments of somebody else's call, which the object itself checks."""
 
 
 def opened(overrides: Sequence[str]) -> Overrides:
     """The overrides with `++` before those of an open mapping: set where it is there, added where it is not."""
-    return [f"++{override}" if override.startswith(OPEN) else override for override in overrides]
+    starts = tuple(name + mark for name in OPEN for mark in ".=")
+    return [f"++{override}" if override.startswith(starts) else override for override in overrides]
 
 
 def flat_keys(config: Any, prefix: str = "") -> list[str]:
