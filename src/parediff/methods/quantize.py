@@ -147,7 +147,9 @@ class Quantize(Method):
 
     def prepare(self, model: DiffusionModel) -> None:
         context: TimeContext | None = None
-        if self.sees_time:
+        steps = getattr(model, "pipeline", None) is not None
+        require(steps or not self.kind.timed, "interval", self.interval, "static or learned, of a model without time,")
+        if self.sees_time and steps:
             total = int(model.pipeline.scheduler.config.get("num_train_timesteps", 1000))
             context = install_time_context(model.denoiser, total, interpolate=self.unseen_steps == "interpolate")
             context.to(model.device)
@@ -159,7 +161,13 @@ class Quantize(Method):
             source = source_of(self.kind, slot, next(count), context)
             centred = self.offset == "learned" and slot.grid.signed and slot.operand == "input"
             return Quantizer(
-                slot.grid, axis=slot.axis, channels=slot.groups, source=source, dropout=slot.dropout, centred=centred
+                slot.grid,
+                axis=slot.axis,
+                channels=slot.groups,
+                source=source,
+                dropout=slot.dropout,
+                centred=centred,
+                timeless=slot.timeless,
             )
 
         place(model.denoiser, self._placement(), make)

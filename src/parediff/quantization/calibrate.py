@@ -80,7 +80,9 @@ def calibrate_along(model: DiffusionModel, calls: Iterable[Call], sampler: Sampl
     def reservoir(name: str, step: int) -> Reservoir:
         one = timed[name]
         capacity = max(256, plan.values // sampler.steps)
-        return Reservoir(one.axis, capacity, place[name] * 100_003 + step, groups=one.channels, cells=plan.cells)
+        return Reservoir(
+            one.axis, capacity, place[name] * 100_003 + step, groups=one.channels, cells=plan.cells and one.axis is None
+        )
 
     def fit(entry: int, samples: Mapping[str, Samples]) -> None:
         seen[entry] = samples
@@ -143,8 +145,10 @@ def observe(quantizers: Mapping[str, Any], calls: Iterable[Any], run: Run, plan:
 
 
 def _reservoir(quantizer: Any, seed: int, plan: Plan) -> Reservoir | TimedReservoir:
-    settings = {"axis": quantizer.axis, "groups": quantizer.channels, "seed": seed, "cells": plan.cells}
-    if plan.context is None:
+    """By time step, save of what the network meets before it knows the time."""
+    cells = plan.cells and quantizer.axis is None  # groups of channels are apart already
+    settings = {"axis": quantizer.axis, "groups": quantizer.channels, "seed": seed, "cells": cells}
+    if plan.context is None or quantizer.timeless:
         return Reservoir(capacity=plan.values, **settings)
     capacity = max(256, plan.values // max(1, len(plan.context.known)))
     return TimedReservoir(plan.context, capacity=capacity, **settings)

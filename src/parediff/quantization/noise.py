@@ -140,6 +140,7 @@ class NoiseQuantizer(nn.Module):
     elements: Tensor
     macs: Tensor
     axis = channels = None
+    timeless = False
 
     def __init__(self, range: BitRange, noise: Noise, kind: Kind | None = None) -> None:
         super().__init__()

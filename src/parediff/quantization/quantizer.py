@@ -39,7 +39,8 @@ class Quantizer(nn.Module):
     `axis` None: one interval for the tensor; else one for each of `channels` equal groups of channels along that axis.
     `dropout` stands in front and multiplies what it keeps by 1 / (1 - p) in training, so a shifted grid starts at
     m / (1 - p) there. `centred`: x is rounded around a learned number beta [], q(x - beta) + beta (TDQ's Asym, tdq.md,
-    section 2). Everything learned is in tensors with final shapes from the start.
+    section 2). `timeless`: it is met before the network knows the time step. Everything learned is in tensors with
+    final shapes from the start.
     """
 
     calibrated: Tensor
@@ -53,11 +54,13 @@ class Quantizer(nn.Module):
         source: StepSource | None = None,
         dropout: float = 0.0,
         centred: bool = False,
+        timeless: bool = False,
     ) -> None:
         super().__init__()
         if (axis is None) != (channels is None):
             raise ValueError("a per-channel quantiser needs both axis and channels, a per-tensor one neither")
         self.grid, self.axis, self.channels, self.dropout = grid, axis, channels, dropout
+        self.timeless = timeless
         self.source = Static(channels, zero_point=grid.has_zero_point) if source is None else source
         self.beta = nn.Parameter(torch.zeros(())) if centred else None
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
