@@ -43,6 +43,7 @@ SCHEMA_KEYS += [
     "cost",
     "baseline",
     "fired",
+    "calibration",
     "config",
     "code",
     "environment",
@@ -63,7 +64,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_written_record_has_exactly_the_keys_of_the_schema(tmp_path: Path) -> None:
     content = json.loads(write(FULL, tmp_path).read_text())
-    assert list(content) == [*SCHEMA_KEYS, "better", "units", "protocol_details"]
+    assert list(content) == [*SCHEMA_KEYS, "better", "units", "left_out", "remarks", "protocol_details"]
     assert content["schema"] == 1
 
 

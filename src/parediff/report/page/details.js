@@ -3,7 +3,7 @@
 /* A run in full, read when it is opened. */
 {
   const { make, at, format } = parediff;
-  const SECTIONS = ["sampler", "workload", "quality", "fidelity", "stderr", "cost", "baseline", "fired", "config", "code", "environment", "seconds", "protocol_details"];
+  const SECTIONS = ["sampler", "workload", "quality", "fidelity", "stderr", "cost", "baseline", "fired", "calibration", "remarks", "config", "code", "environment", "seconds", "protocol_details"];
   const flat = (value, prefix = "", found = []) => {
     for (const [key, own] of Object.entries(value ?? {})) {
       if (own !== null && typeof own === "object" && !Array.isArray(own)) flat(own, `${prefix}${key}.`, found);
