@@ -58,7 +58,7 @@ def test_too_few_images_for_the_features_are_told(digits: Path, tmp_path: Path) 
         file.unlink()
     found = score(tmp_path, str(digits), "metric=[fd_digits]", "data=digits")
     (told,) = found.remarks["fd_digits"]
-    assert told.startswith("20 images for 64 features")
+    assert told.startswith("20 images for 32 features")
 
 
 def test_a_pipeline_is_scored_with_its_costs(tmp_path: Path) -> None:
@@ -134,7 +134,13 @@ def test_a_network_of_nan_weights_ends_failed_with_the_layer_on_record(tmp_path:
     weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], float("nan"))
     save_file(weights, file)
     asked = ["model=ddpm_digits", f"model.path={tmp_path / 'model'}", "metric=[psnr]", "tracker=none"]
-    few = ["workload.count=2", "sampler.steps=2", "reference.steps=2", f"runs_dir={tmp_path / 'runs'}"]
+    few = [
+        "workload.count=2",
+        "workload.blocks=1",
+        "sampler.steps=2",
+        "reference.steps=2",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
     assert main(["run", *asked, *few]) == 1
     (found,) = record.find([tmp_path / "runs"]).records
     assert found.status == "failed"

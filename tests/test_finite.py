@@ -84,7 +84,14 @@ def test_a_loss_that_is_nan_names_the_step_and_the_layer() -> None:
         def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
             return self.network(batch).sum()
 
-    settings = {"learning_rate": 0.1, "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0, "seed": 0}
+    settings = {
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "ema_decay": 0.0,
+        "seed": 0,
+    }
     learner = Sum(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), **settings)  # type: ignore[arg-type]
     learner.network[1].bias.data[0] = math.nan  # type: ignore[index, union-attr]
     assert not torch.isfinite(learner.loss(torch.ones(1, 2), generator_of(0, 0)))

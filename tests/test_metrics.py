@@ -397,3 +397,18 @@ def test_real_images_outside_the_range_are_refused() -> None:
     wide.train = TensorDataset(torch.full((4, 1, 8, 8), 255.0), torch.zeros(4))
     with pytest.raises(RequestError, match=r"data=noise: images in \[-1, 1\] are accepted, these lie in 255 to 255"):
         DataReference(data=wide, split="train", batch_size=2, count=None, foreign=False).fingerprint()
+
+
+def test_the_memory_of_a_stream_does_not_grow_with_its_images() -> None:
+    import tracemalloc
+
+    metric, batch, held = frechet(), pictures(500, seed=9), []
+    metric.update(batch)
+    tracemalloc.start()
+    for count in range(1, 40):
+        metric.update(batch)
+        if count in (1, 39):  # 1,000 and 20,000 images
+            held.append(tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    assert held[1][0] - held[0][0] < 50_000
+    assert held[1][1] - held[0][1] < 500_000

@@ -21,7 +21,11 @@ from PIL import Image
 from rich.console import Console
 
 from parediff.errors import RequestError
-from parediff.tracking import NoTracker, WandbTracker, sync, sync_command
+from parediff.pipeline.growth import growing
+from parediff.tracking import LightningTracker, NoTracker, WandbTracker, sync, sync_command
+from parediff.tracking.content import fronts_of, proofs, wandb_id
+from parediff.training.fit import logger_of
+from synthetic import write_study
 from wandb_server import Server, serving
 
 RECORD = {
@@ -335,7 +339,7 @@ def test_an_unreachable_server_costs_one_short_wait_and_the_runs_are_kept_offlin
     start = time.perf_counter()
     problems = run_twice(tmp_path, environment(tmp_path, closed_port()), timeout=1)
     assert time.perf_counter() - start < 40
-    assert len(problems) == 1  # asked once, not for every run
+    assert len(problems) == 1, problems  # asked once, not for every run
     assert "going on offline" in problems[0]
     assert f"parediff sync {tmp_path}" in problems[0]
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -408,3 +412,89 @@ def test_sync_without_an_account_or_without_wandb_says_so(
     assert "W&B cannot be used" in next(iter(sync([tmp_path]).failed.values()))
     with pytest.raises(RequestError, match="PATH="):
         sync([tmp_path / "missing"])
+
+
+def test_a_run_is_named_by_its_record_so_that_a_repeat_goes_on(offline_run: Path) -> None:
+    (file,) = (offline_run / "wandb").glob("offline-run-*/run-*.wandb")
+    assert file.name == "run-abc123.wandb"
+    assert read_run(file)["about"].run_id == "abc123"
+
+
+def test_names_that_wandb_cannot_take_get_an_id_of_their_own() -> None:
+    assert wandb_id("abc-123_x") == "abc-123_x"
+    assert wandb_id("tdq/ptq-pareto").startswith("tdq-ptq-pareto-")
+    assert wandb_id("tdq/ptq-pareto") != wandb_id("tdq-ptq/pareto")
+    assert len(wandb_id("x" * 200)) <= 64
+
+
+def test_what_fired_and_the_baseline_are_in_the_summary() -> None:
+    found = proofs(
+        {"fired": {"ptq": {"layers": [1, 2], "share": 0.9}}, "baseline": {"quality": {"fd": 2.0, "x": None}}}
+    )
+    assert found == {"fired/ptq/layers": "[1, 2]", "fired/ptq/share": 0.9, "baseline/quality/fd": 2.0}
+
+
+def test_every_protocol_has_a_panel_of_its_own() -> None:
+    other = FRONT | {"protocol": "0123456789abcdef"}
+    assert list(fronts_of(FRONT | {"fronts": [FRONT, other]})) == ["front", "front_01234567"]
+
+
+def test_the_front_grows_step_by_step_in_one_run(tmp_path: Path) -> None:
+    one = tracker(tmp_path)
+    for volume in (1.0, 2.0, 42.5):
+        one.grow_front(FRONT | {"hypervolume": volume}, None, "digits")
+    one.log_front(FRONT, None, "digits")
+    assert one.problems == []
+    file = only_file(tmp_path)
+    grown = [values(row.history.item).get("front/hypervolume") for row in stored(file) if row.HasField("history")]
+    assert grown == [1.0, 2.0, 42.5, 42.5]
+
+
+def test_csv_files_hold_numbers_of_runs_and_of_the_front(tmp_path: Path) -> None:
+    one = LightningTracker(kind="csv", dir=str(tmp_path))
+    one.start(CONFIG, "digits", "run", "abc123")
+    assert logger_of(one) is one.experiment()
+    one.log({"train/loss": 0.5}, 3)
+    one.log_record(RECORD, None)
+    one.finish()
+    one.log_front(FRONT, None, "digits")
+    assert one.problems == []
+    text = (tmp_path / "csv" / "abc123" / "metrics.csv").read_text()
+    assert "quality/fd_digits" in text
+    assert "0.5" in text
+    assert "42.5" in (tmp_path / "csv" / "digits-pareto" / "metrics.csv").read_text()
+
+
+def test_a_logger_that_breaks_costs_nothing_but_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    one = LightningTracker(kind="csv", dir=str(tmp_path / "file"))
+    one.start(CONFIG, "digits", "run", "abc123")
+    one.log_record(RECORD, None)
+    one.finish()
+    assert one.problems
+
+
+def test_a_logger_whose_package_is_missing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RequestError, match="pip install mlflow"):
+        LightningTracker(kind="mlflow", dir="runs")
+
+
+def test_a_growing_study_is_logged_while_it_runs_and_never_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parediff.pipeline.growth.SECONDS", 0.01)
+    told: list[int] = []
+
+    class Telling(NoTracker):
+        def grow_front(self, front: Any, figure: Any, study: str) -> None:
+            told.append(len(front["points"]))
+            raise RuntimeError("the tracker is down")
+
+    with growing(Telling(), tmp_path / "demo", "demo", None, None):
+        write_study(tmp_path)
+        for _ in range(500):
+            if told:
+                break
+            time.sleep(0.01)
+    assert told

@@ -17,7 +17,7 @@ from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.models.finite import NotFinite
 from parediff.results.jackknife import jackknife_error
-from parediff.sampling.batch import Batch
+from parediff.sampling.batch import Batch, frames
 from parediff.tasks.base import Task
 
 SHOWN = 64
@@ -90,7 +90,7 @@ def finite(name: str, value: Any) -> Any:
 
 def _check(metrics: Mapping[str, Metric], batch: Batch) -> None:
     """Refuse what only drawn images tell, where a model does not know their shape beforehand."""
-    shape = batch.outputs.shape
+    shape = frames(batch.outputs).shape
     for name, metric in metrics.items():
         if metric.judges != "images":
             continue

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from parediff.config.construct import construct
 from parediff.config.request import Parts, data_of
 from parediff.errors import RequestError
+from parediff.provenance import run_id, without
 
 
 def train(config: DictConfig) -> Path:
@@ -29,7 +30,7 @@ def train(config: DictConfig) -> Path:
     learner = construct(config.learner, "learner", **architecture.parts())
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
-    tracker.start(values, values["study"], "train", values["model"]["name"])
+    tracker.start(values, values["study"], "train", training_id(values))
     try:
         trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
     finally:
@@ -37,6 +38,11 @@ def train(config: DictConfig) -> Path:
     architecture.save(output / "model", data.name)
     OmegaConf.save(OmegaConf.create(values), output / "model" / "config.yaml")
     return output / "model"
+
+
+def training_id(values: dict[str, Any]) -> str:
+    """The model and what decides its training: one that goes on from a checkpoint keeps the name."""
+    return f"{values['model']['name']}-{run_id(without(values, ('ckpt_path', 'output')), values['seed'])}"
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from parediff.calibration.images import Fit
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call
 from parediff.models.images import StoredImages
 from parediff.sampling.batch import Batch
-from parediff.tasks.base import Task
+from parediff.tasks.base import Calibrated, Task
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,16 @@ class ImageScoring(Task):
     def stated(self) -> dict[str, Any]:
         return {"sampler": {"name": "none"}, "workload": {"count": self.count}}
 
-    def calls(self, model: Any) -> Iterable[Call]:
-        raise RequestError("method", model.name, "no method is accepted: finished images have no network")
-
-    def batches(self, model: StoredImages, *, as_reference: bool) -> Iterator[Batch]:
+    def check(self, model: Any) -> None:
+        """As many images as are asked for."""
         if self.count > len(model):
             raise RequestError("workload.count", self.count, f"at most the {len(model)} images of the folder")
+
+    def calibrated(self, teacher: Any, fit: Fit) -> Calibrated:
+        raise RequestError("method", teacher.name, "no method is accepted: finished images have no network")
+
+    def batches(self, model: StoredImages, *, as_reference: bool) -> Iterator[Batch]:
+        self.check(model)
         for seeds, given in self.workload.batches():
             rows = range(seeds[0] - self.workload.first_seed, seeds[-1] + 1 - self.workload.first_seed)
             images = model.rows(rows)

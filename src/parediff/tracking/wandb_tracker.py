@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from parediff.errors import RequestError
-from parediff.tracking.account import has_account
+from parediff.tracking.account import has_account, require_answer
 from parediff.tracking.base import Tracker
 from parediff.tracking.content import facts, fronts_of, proofs, scalars, table, wandb_id
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 class WandbTracker(Tracker):
     """One W&B run at a time below `dir`/wandb."""
 
+    refused: ClassVar[bool] = False  # whether the last start online got as far as W&B and failed there
     unreachable: ClassVar[bool] = False  # found out once per process, not by every run of a study anew
     mode: str
     project: str
@@ -65,6 +66,8 @@ class WandbTracker(Tracker):
             options = self._options(wandb) | named | {"group": study, "job_type": stage, "config": dict(config)}
             if wanted != "offline" and not WandbTracker.unreachable:
                 self._start_online(wandb, options, asked=wanted == "online")
+                if self._run is None and WandbTracker.refused:
+                    options["id"] = None  # W&B does not let go of the id of a start that it refused
             if self._run is None:
                 self._run = wandb.init(mode="offline", **options)
             for section in STEPPED:
@@ -97,7 +100,10 @@ class WandbTracker(Tracker):
         with self._guarded(f"no connection, going on offline; `parediff sync {self.dir}` uploads later"):
             WandbTracker.unreachable = True
             if has_account():
+                require_answer(self.init_timeout_s)
+                WandbTracker.refused = True
                 self._run = wandb.init(mode="online", **options)
+                WandbTracker.refused = False
                 self._unsent(self._run).touch()
             elif asked:
                 raise PermissionError("no account is configured, see `wandb login`")
