@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from parediff.calibration.base import CalibrationSource
 from parediff.calibration.images import Fit
 from parediff.errors import RequestError
 from parediff.models.images import StoredImages
@@ -18,6 +19,7 @@ class ImageScoring(Task):
     """Every image of a folder, in the order of their names; `workload.conditions` are what each was asked to show."""
 
     judges: ClassVar[Literal["images", "classes"]] = "images"
+    accepts: ClassVar[type[Any]] = CalibrationSource  # any: none is made
     measured_by: ClassVar[tuple[str, ...]] = (__name__, "parediff.models.images", "parediff.pipeline.evaluate")
 
     @property
