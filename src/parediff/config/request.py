@@ -227,7 +227,7 @@ def calibration_from(node: Any, data: Callable[[], Any]) -> CalibrationSource:
     """The source of calibration data; one that takes the run's data opens it when it needs it, not before."""
     target = OmegaConf.select(node, "_target_") if OmegaConf.is_config(node) else None
     takes = target is not None and "data" in {item.name for item in fields(get_class(str(target)))}
-    return construct(node, "calibration", **({"data": data} if takes else {}))
+    return construct(node, "calibration", data=data) if takes else construct(node, "calibration")
 
 
 def check_kind(task: Task, methods: Mapping[str, Method], calibration: CalibrationSource) -> None:
