@@ -40,7 +40,7 @@ SOURCES = [
     Uniform(SEED, 5, 2, 3),
     NDTC(SEED, 5, 2, 0.4, 0.4),
     SingleStep(SEED, 5, 2, 2),
-    RealData(SEED, 5, 2, 3, Gaussian()),
+    RealData(SEED, 5, 2, 3, Gaussian),
 ]
 
 
@@ -77,7 +77,7 @@ def _keys(call: Call) -> list[tuple[bytes, float, int]]:
 
 def test_p3_noised_data_has_the_variance_of_the_schedule() -> None:
     model = tiny.unconditional_model()
-    source = RealData(SEED, 1024, 256, 4, Gaussian())
+    source = RealData(SEED, 1024, 256, 4, Gaussian)
     kept = model.pipeline.scheduler.alphas_cumprod
     by_step: dict[int, list[Tensor]] = {}
     for call in source.record(model, tiny.DDIM):
@@ -214,11 +214,13 @@ def recorded(source: CalibrationSource) -> list[Call]:
         (lambda: RealData(0, 0, 1, 1, None), "count"),
         (lambda: recorded(SingleStep(0, 1, 1, 9)), "calibration.step"),
         (
-            lambda: list(RealData(0, 9999, 1, 1, Gaussian()).record(tiny.unconditional_model(), tiny.DDIM)),
+            lambda: list(RealData(0, 9999, 1, 1, Gaussian).record(tiny.unconditional_model(), tiny.DDIM)),
             "calibration.count",
         ),
         (
-            lambda: list(RealData(0, 1, 1, 1, Gaussian((3, 8, 8))).record(tiny.unconditional_model(), tiny.DDIM)),
+            lambda: list(
+                RealData(0, 1, 1, 1, lambda: Gaussian((3, 8, 8))).record(tiny.unconditional_model(), tiny.DDIM)
+            ),
             "calibration",
         ),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,11 @@ class RealData(ImageSource, CallSource):
 
     For a denoiser x_t = sqrt(abar) x0 + sqrt(1 - abar) eps at `steps` evenly spaced sampler steps (PTQ4DM, arXiv
     2211.15736, table 2); image i's noise depends on seed `first_seed + i`, labels go along where the network takes
-    classes.
+    classes. `data` opens the run's data when something is asked of it.
     """
 
     steps: int
-    data: Any
+    data: Callable[[], Any]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +54,7 @@ class RealData(ImageSource, CallSource):
                 yield self._call(model, scheduler, images, labels, chosen, step)
 
     def _images(self, chosen: range) -> tuple[Tensor, Tensor]:
-        train = self.data.train
+        train = self.data().train
         pairs = [train[(self.first_seed + index) % len(train)] for index in chosen]
         return torch.stack([image for image, _ in pairs]), torch.tensor([int(label) for _, label in pairs])
 
@@ -69,14 +69,14 @@ class RealData(ImageSource, CallSource):
         return Call(noisy.to(model.dtype), t, cond, step)
 
     def _check(self, model: DiffusionModel) -> None:
-        if model.conditioning == "text" or tuple(self.data.image_shape) != model.sample_shape:
+        if model.conditioning == "text" or tuple(self.data().image_shape) != model.sample_shape:
             raise RequestError(
                 "calibration",
                 "real_data",
-                f"a model of {self.data.image_shape} images without prompts",
+                f"a model of {self.data().image_shape} images without prompts",
             )
-        if len(self.data.train) < self.count:
-            raise RequestError("calibration.count", self.count, f"at most the {len(self.data.train)} training images")
+        if len(self.data().train) < self.count:
+            raise RequestError("calibration.count", self.count, f"at most the {len(self.data().train)} training images")
 
 
 def _noise(shape: torch.Size, seed: int, step: int) -> Tensor:

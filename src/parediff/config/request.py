@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ def build(config: DictConfig) -> Request:
     methods, costs = (_all_of(config, key) for key in ("methods", "costs"))
     parts = Parts()
     metrics = metrics_of(config, parts)
-    workload, calibration = _one_of(config, "workload"), _one_of(config, "calibration")
+    workload = _one_of(config, "workload")
+    calibration = calibration_from(config.get("calibration"), lambda: data_of(config, parts))
     check_together(methods)
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
@@ -220,6 +221,13 @@ def data_of(config: DictConfig, parts: Parts) -> Any:
     if config.get("data") is None:
         raise RequestError("data", "null", "images to learn from: data=folder data.path=…, data=datasets data.path=…")
     return parts.one(config.data, "data")
+
+
+def calibration_from(node: Any, data: Callable[[], Any]) -> CalibrationSource:
+    """The source of calibration data; one that takes the run's data opens it when it needs it, not before."""
+    target = OmegaConf.select(node, "_target_") if OmegaConf.is_config(node) else None
+    takes = target is not None and "data" in {item.name for item in fields(get_class(str(target)))}
+    return construct(node, "calibration", data=data) if takes else construct(node, "calibration")
 
 
 def check_kind(task: Task, methods: Mapping[str, Method], calibration: CalibrationSource) -> None:
