@@ -263,13 +263,16 @@ class Replay:
     @contextmanager
     def _replayed(self, rows: slice) -> Iterator[None]:
         modules = {path: self.model.denoiser.get_submodule(path) for path in self.kept}
+        before = {path: module.__dict__.get("forward") for path, module in modules.items()}
         for path, module in modules.items():
             module.__dict__["forward"] = lambda *_, path=path, **__: self.kept[path][rows]
         try:
             yield
         finally:
-            for module in modules.values():
+            for path, module in modules.items():
                 del module.__dict__["forward"]
+                if before[path] is not None:  # an attention whose products were made visible has one of its own
+                    module.__dict__["forward"] = before[path]
 
 
 class _Reached(Exception):
