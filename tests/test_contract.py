@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from parediff.config.compose import Composer
 from parediff.config.construct import construct
 from parediff.config.request import Request, build
 from parediff.cost import CallCounter, counting, size_bytes
+from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import observing
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -46,17 +48,20 @@ class Compressed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random UNet in diffusers' format."""
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Tiny random models in diffusers' format: a UNet, and a transformer for methods that refuse it."""
+    paths = [tmp_path_factory.mktemp("unet"), tmp_path_factory.mktemp("transformer")]
+    for path, model in zip(paths, (tiny.unconditional_model(), tiny.dit_model()), strict=True):
+        model.pipeline.save_pretrained(path)
+    return paths
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def compressed(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Compressed:
-    """One method applied to it; a method that repairs others' damage gets a quantised model to repair."""
-    asked = _request(request.param, folder)
+def compressed(
+    request: pytest.FixtureRequest, folders: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Compressed:
+    """One method applied to one; a method that repairs others' damage gets a quantised model to repair."""
+    asked = _request(request.param, _accepted(request.param, folders))
     teacher = asked.model.load("cpu")
     student = teacher.copy()
 
@@ -70,8 +75,28 @@ def compressed(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: p
     return Compressed(asked, teacher, student, state, student.generate(SEEDS, None, asked.sampler))
 
 
+def _accepted(name: str, folders: list[Path]) -> Path:
+    """The first model that the method takes; the last one where it refuses all, for its reason to show."""
+    for folder in folders[:-1]:
+        asked = _request(name, folder)
+        with suppress(RequestError):
+            student = asked.model.load("cpu")
+            for method in asked.methods.values():
+                method.prepare(student)
+            return folder
+    return folders[-1]
+
+
+def smoke_of(name: str) -> list[str]:
+    """Settings from the line `# smoke: …` of a method's YAML, under which a tiny model shows its effect in seconds."""
+    text = (shipped("conf") / "method" / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [line.removeprefix("# smoke:").split() for line in text.splitlines() if line.startswith("# smoke:")]
+    return [f"methods.{name}.{setting}" for line in lines for setting in line]
+
+
 def _request(name: str, folder: Path) -> Request:
     overrides = [
+        *smoke_of(name),
         "model=pipeline",
         f"model.path={folder}",
         "data=digits",
@@ -150,7 +175,7 @@ def test_nothing_is_left_behind(compressed: Compressed) -> None:
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
 
 
-def test_the_uncompressed_model_is_untouched(compressed: Compressed, folder: Path) -> None:
+def test_the_uncompressed_model_is_untouched(compressed: Compressed) -> None:
     fresh = compressed.request.model.load("cpu").denoiser.state_dict()
     kept = compressed.teacher.denoiser.state_dict()
     assert fresh.keys() == kept.keys()

@@ -179,6 +179,8 @@ def test_the_wrong_kind_is_refused_in_one_line(overrides: list[str], message: st
 
 
 def test_finetuning_without_a_quantising_method_is_refused() -> None:
-    method = build(composed("method=[finetune]")).methods["finetune"]
+    with pytest.raises(RequestError, match=r"\[ptq,finetune\]"):
+        build(composed("method=[finetune]"))
+    method = build(composed("method=[ptq,finetune]")).methods["finetune"]
     with pytest.raises(RequestError, match="method=finetune: a list in which a quantising method comes first"):
         method.calibrate(ClassifierModel(datafree.network(), name="tiny"), [])  # type: ignore[arg-type]

@@ -275,6 +275,7 @@ def output_error(model: DiffusionModel, calls: list[Call], **settings: Any) -> f
     return float(torch.cat(errors).square().mean())
 
 
+@pytest.mark.slow
 def test_on_the_trained_model_more_bits_are_always_closer(digits: tuple[DiffusionModel, list[Call]]) -> None:
     errors = [
         output_error(*digits, weight_bits=bits, activation_bits=bits, ends="same", time_layers="same", attention="same")

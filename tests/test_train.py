@@ -134,7 +134,7 @@ def test_what_is_loaded_predicts_what_was_trained(tmp_path: Path, model: str) ->
     config = Composer("train").compose([f"model={model}", *TINY[model]])
     architecture = construct(config.model.architecture, "model.architecture")
     stir(architecture.network)
-    architecture.save(tmp_path / "model")
+    architecture.save(tmp_path / "model", "digits")
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "model", use_safetensors=True)
     assert type(loaded.unet) is type(architecture.network)
     assert loaded.scheduler.config.prediction_type == "v_prediction"

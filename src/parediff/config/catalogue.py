@@ -62,7 +62,7 @@ def targets_in(value: Any) -> set[str]:
 def headline(path: Path) -> tuple[str, str]:
     """The first comment that is not a package header: '# description | paper'."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
+        if line.startswith("#") and not line.startswith(("# @package", "# smoke:")):
             description, _, paper = line.lstrip("# ").partition("|")
             return description.strip(), paper.strip()
     return "", ""

@@ -20,8 +20,8 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     Fields are hyper-parameters and never change. Whatever is learned lives in the denoiser's parameters and buffers,
     with their final shapes from `prepare` on; so restoring is prepare, load_state_dict, finalize.
     `emulated`: its arithmetic is simulated, so its speed means nothing. `corrects`: it repairs what other methods
-    damage, and changes nothing worth having alone; `comes_first`: it is listed before what it repairs. `serves`: models
-    that give images, or name classes. `family`: what a model can have done to it once only.
+    damage, and changes nothing worth having alone; `comes_first`: it may be listed before that. `serves`: models that
+    give images, or name classes. `family`: what a model can have done to it once only.
     """
 
     emulated: ClassVar[bool] = False
@@ -58,12 +58,6 @@ def check_together(methods: Mapping[str, Method]) -> None:
         same = [name for name, method in methods.items() if method.family == family]
         if len(same) > 1:
             raise RequestError("method", asked, f"one method of {family} is accepted, {' or '.join(same)}")
-    worked_on = [place for place, method in enumerate(methods.values()) if not method.corrects]
-    for place, (name, method) in enumerate(methods.items()):
-        if not method.corrects:
-            continue
-        before, after = any(other < place for other in worked_on), any(other > place for other in worked_on)
-        if method.comes_first and not after:
-            raise RequestError("method", asked, f"{name} before what it repairs, as [{name},ptq], is accepted")
-        if not method.comes_first and not before:
-            raise RequestError("method", asked, f"{name} behind what it repairs, as [ptq,{name}], is accepted")
+    first = next(iter(methods.items()), None)
+    if first is not None and first[1].corrects and not first[1].comes_first:
+        raise RequestError("method", asked, f"{first[0]} behind what it repairs, as [ptq,{first[0]}], is accepted")
