@@ -148,7 +148,7 @@ def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> No
     told = {"grid": "shifted", "bits": 4, "source": "PerStep", "times": 5, "per": "tensor"}
     assert layer["input_quantizer"] | told == layer["input_quantizer"]
     assert layer["input_quantizer"]["step"][0] <= layer["input_quantizer"]["step"][1]
-    assert any(path.endswith("processor.pv") for path in proof["layers"])
+    assert any(path.endswith("products.pv") for path in proof["layers"])
     assert {"conv_in", "conv_out", "time_embedding.linear_1"} <= set(proof["unquantised"])
     assert not any(path in proof["unquantised"] for path in proof["layers"])
     assert "intervals per_step" in proof["setting"]

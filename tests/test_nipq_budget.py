@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,12 +19,13 @@ from parediff.quantization.allocation import allocate, project, sensitivity
 from parediff.quantization.budget import (
     AverageBits,
     BitOperations,
+    Constraint,
     average_bits,
     bit_operations,
     operands_of,
     reachable_gbops,
 )
-from parediff.quantization.noise import kind_of, operands, products, quantizers
+from parediff.quantization.noise import BitRange, NoiseQuantizer, Uniform, kind_of, operands, products, quantizers
 from test_nipq_training import nipq
 
 
@@ -50,7 +53,9 @@ def mobilenet() -> Callable[[bool], nn.Module]:
     return build
 
 
-@pytest.mark.parametrize(("image_input", "gbops"), [(True, 4.812388352), (False, 6.026246144)])
+@pytest.mark.parametrize(
+    ("image_input", "gbops"), [pytest.param(True, 4.812388352, marks=pytest.mark.slow), (False, 6.026246144)]
+)
 def test_n9_four_bits_everywhere_cost_mobilenet_what_was_published(
     mobilenet: Callable[[bool], nn.Module], image_input: bool, gbops: float
 ) -> None:
@@ -228,12 +233,74 @@ def test_sensitivity_is_the_change_of_the_output_and_leaves_the_widths_alone() -
     assert all(q.learns for q in learned)
 
 
-def test_a_budget_between_what_widths_can_spend_is_an_error_with_the_numbers() -> None:
+def held_at(network: nn.Module, bits: list[int]) -> list[NoiseQuantizer]:
+    """The learned quantisers, with theta_b at these widths."""
+    learned = [quantizer for quantizer in quantizers(network) if quantizer.learns]
+    for quantizer, width in zip(learned, bits, strict=True):
+        quantizer.theta_bits.data.fill_(quantizer.range.theta(min(max(width, 2.01), 13.99)))
+    return learned
+
+
+@pytest.mark.parametrize("learned", [[2] * 5, [14] * 5, [2, 14, 2, 14, 2], [14, 3, 3, 3, 14]])
+def test_widths_below_the_budget_are_raised_and_above_it_lowered(learned: list[int]) -> None:
+    network = pseudo_quantised(small(), [torch.rand(4, 1, 8, 8)])
+    held_at(network, learned)
+    x = torch.rand(4, 1, 8, 8)
+    allocate(network, AverageBits(network, 6.0, strength=1.0, unit=None), lambda: network(x))
+    assert all(0.98 * 6 <= average_bits(side) <= 6 for side in operands_of(network))
+
+
+def constraint_of(sizes: list[int], widths: list[int], target: float) -> Constraint:
+    """An average over values of so many quantisers, apart from any network."""
+    found = []
+    for bits in widths:
+        found.append(NoiseQuantizer(BitRange(2, 14, min(max(bits, 2.01), 13.99)), Uniform()))
+        found[-1].fill(torch.tensor(1.0), "symmetric")
+    total = sum(sizes)
+    return Constraint("target_bits", target, found, lambda bits: sum(map(int.__mul__, bits, sizes)) / total)
+
+
+def test_a_wide_small_tensor_gives_its_bits_to_a_large_one_though_each_single_step_overspends() -> None:
+    """512 values at 3 bits beside 8 at 14 spend 3.17; raising the large one has to lower the small one by 10."""
+    few = constraint_of([512, 8], [3, 14], 4.0)
+    project(few, dict.fromkeys(few.quantizers, 1.0))
+    assert [quantizer.bits for quantizer in few.quantizers] == [4, 4]
+    many = constraint_of([4096, *[8] * 8], [3, *[14] * 8], 4.0)
+    project(many, dict.fromkeys(many.quantizers, 1.0))
+    assert 0.98 * 4 <= many.now <= 4
+    assert many.quantizers[0].bits == 4
+
+
+def test_of_few_widths_the_combination_of_least_error_within_the_tolerance_is_held() -> None:
+    """Against every combination, counted here."""
+    sizes, minds = [100, 60, 10], [1.0, 5.0, 0.2]
+    constraint = constraint_of(sizes, [2, 14, 14], 4.0)
+    start = [quantizer.bits for quantizer in constraint.quantizers]
+    project(constraint, dict(zip(constraint.quantizers, minds, strict=True)))
+    error = lambda bits: sum(m * 4.0 ** (s - b) for m, s, b in zip(minds, start, bits, strict=True))  # noqa: E731
+    every = [bits for bits in itertools.product(range(2, 15), repeat=3) if 3.92 <= constraint.spent(bits) <= 4]
+    held = [quantizer.bits for quantizer in constraint.quantizers]
+    assert 3.92 <= constraint.now <= 4
+    assert error(held) == pytest.approx(min(error(bits) for bits in every))
+
+
+@pytest.mark.parametrize(("start", "target", "nearest"), [(8, 4.5, 4), (2, 4.5, 4), (8, 5.95, 5)])
+def test_widths_that_cannot_meet_a_budget_are_held_at_the_nearest_below_it(
+    start: int, target: float, nearest: int
+) -> None:
     """A single layer's weight is all there is: its average moves by whole bits."""
     network = pseudo_quantised(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1)), [torch.rand(4, 1, 8, 8)])
-    budget = AverageBits(network, 4.5, strength=1.0, unit=None)
-    with pytest.raises(RequestError, match=r"target_bits=4.5: the widths spend 4"):
-        allocate(network, budget, lambda: network(torch.rand(4, 1, 8, 8)))
+    held_at(network, [start])
+    budget = AverageBits(network, target, strength=1.0, unit=None)
+    allocate(network, budget, lambda: network(torch.rand(4, 1, 8, 8)))
+    assert average_bits(operands_of(network)[0]) == nearest
+
+
+def test_a_budget_that_projected_widths_miss_is_an_error_with_the_numbers() -> None:
+    """Nothing below the target is reachable where what is held already spends more."""
+    constraint = replace(constraint_of([10, 10], [8, 8], 4.0), spent=lambda bits: 3.0 + sum(bits) / 2)
+    with pytest.raises(RequestError, match=r"target_bits=4.0: the widths spend 5"):
+        project(constraint, dict.fromkeys(constraint.quantizers, 1.0))
 
 
 def test_a_layer_that_no_call_reaches_is_named() -> None:

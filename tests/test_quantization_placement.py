@@ -253,9 +253,12 @@ def test_products_of_attention_have_an_unsigned_grid_for_the_softmax() -> None:
 
 def test_attention_in_full_precision_is_left_as_it_is() -> None:
     network = tiny.unet()
-    before = {path: type(module) for path, module in network.named_modules() if "processor" in path}
+    before = {path: type(module) for path, module in network.named_modules() if path.endswith("attentions.0")}
     quantize(network, rule(attention="full"))
-    assert {path: type(module) for path, module in network.named_modules() if "processor" in path} == before
+    modules = dict(network.named_modules())
+    assert {path: type(modules[path]) for path in before} == before
+    assert before
+    assert not any("products" in path for path in modules)
 
 
 def test_a_layer_known_under_two_names_is_wrapped_once() -> None:
@@ -272,7 +275,7 @@ def test_patterns_keep_layers_and_products_in_full_precision_and_must_match_some
     network = tiny.unet()
     paths = quantize(network, rule(skip=("mid_block",)))
     assert not any(path.startswith("mid_block") for path in paths if not path.endswith(("qk", "pv")))
-    product = network.get_submodule("mid_block.attentions.0.processor.qk")
+    product = network.get_submodule("mid_block.attentions.0.products.qk")
     assert product.a_quantizer.grid.identity
     assert product.b_quantizer.grid.identity
     with pytest.raises(RequestError, match="skip=no_such_layer"):
