@@ -116,7 +116,7 @@ def compressed(method: Nipq, folder: Path, steps: int = 80) -> tuple[ClassifierM
 
 
 def test_bits_go_down_to_the_average_that_was_asked_for(tmp_path: Path) -> None:
-    student, _ = compressed(nipq(target_bits=4.0), tmp_path, steps=160)
+    student, _ = compressed(nipq(target_bits=4.0), tmp_path, steps=60)
     fired = nipq().fired(student)  # type: ignore[arg-type]
     assert fired["average_weight_bits"] == pytest.approx(4.0, rel=0.02)
     assert fired["average_activation_bits"] == pytest.approx(4.0, rel=0.02)
@@ -130,7 +130,7 @@ def test_operations_go_down_to_the_target_that_was_asked_for(tmp_path: Path) -> 
     macs = [64 * 8 * 9, 16 * 8 * 72, 80]
     target = (macs[0] * 32 * 4 + (macs[1] + macs[2]) * 16) / 1e9
     method = nipq(target_gbops=target, target_bits=None)
-    student, _ = compressed(method, tmp_path, steps=160)
+    student, _ = compressed(method, tmp_path, steps=60)
     fired = method.fired(student)  # type: ignore[arg-type]
     assert fired["gbops"] == pytest.approx(target, rel=0.02)
     assert fired["budget"] == {"unit": "GBOPs", "target": target, "spent": fired["gbops"]}
@@ -140,7 +140,7 @@ def test_operations_go_down_to_the_target_that_was_asked_for(tmp_path: Path) -> 
 
 
 def test_what_is_left_is_an_ordinary_quantised_model_on_integer_grids(tmp_path: Path) -> None:
-    student, _ = compressed(nipq(), tmp_path)
+    student, _ = compressed(nipq(), tmp_path, steps=12)
     assert not any(isinstance(module, NoiseQuantizer) for module in student.denoiser.modules())
     layers = [module for module in student.denoiser.modules() if isinstance(module, QuantizedLayer)]
     assert len(layers) == 3
@@ -152,7 +152,7 @@ def test_what_is_left_is_an_ordinary_quantised_model_on_integer_grids(tmp_path: 
 
 
 def test_a_saved_state_restores_the_same_model(tmp_path: Path) -> None:
-    student, state = compressed(nipq(), tmp_path)
+    student, state = compressed(nipq(), tmp_path, steps=12)
     again = classifier()
     restore(again, {"nipq": nipq()}, state)  # type: ignore[arg-type]
     x = images(digits(), 16)
@@ -174,7 +174,7 @@ def test_n8_after_the_switch_no_optimiser_moves_a_bit() -> None:
         assert quantizer.bits == bits
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_n8_frozen_bits_leave_the_optimiser_and_stay(tmp_path: Path, optimizer: str) -> None:
     _, learner = prepared(nipq(optimizer=optimizer, learning_rate=1e-2))
     seen: list[tuple[int, list[Tensor], list[int]]] = []
@@ -208,7 +208,7 @@ def test_the_average_starts_anew_at_the_switch(tmp_path: Path) -> None:
     assert counts == [*range(1, 31), *range(1, 11)]
 
 
-@pytest.mark.parametrize("interrupted", [12, 36])
+@pytest.mark.parametrize("interrupted", [pytest.param(12, marks=pytest.mark.slow), 36])
 def test_a_training_resumed_in_either_phase_ends_as_the_uninterrupted_one(tmp_path: Path, interrupted: int) -> None:
     _, whole = prepared(nipq())
     trainer(40, checkpoint_every=12).fit(whole, tmp_path / "whole", data=digits())
@@ -266,6 +266,7 @@ def test_validation_sees_the_true_quantiser_already_in_the_first_phase() -> None
     assert torch.equal(QuantizedLayer(first.layer, weight, activation)(x), before)
 
 
+@pytest.mark.slow
 def test_a_unet_learns_bits_of_its_layers_and_of_its_attention(tmp_path: Path) -> None:
     teacher = tiny.unconditional_model()
     student = teacher.copy()
@@ -331,6 +332,7 @@ def test_too_few_steps_for_two_phases_are_refused(tmp_path: Path) -> None:
         trainer(1).fit(learner, tmp_path, data=digits())
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_training_step_is_measured_for_either_noise(tmp_path: Path) -> None:
     output = tmp_path / "rows.json"
     settings = ["depth=8", "batch=2", "repeats=2", f"output={output}"]

@@ -148,10 +148,11 @@ class Nipq(Method):
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any:
         from parediff.training.nipq import NoiseTraining
 
+        network = student.denoiser
         return NoiseTraining(
-            student.denoiser,
+            network,
             objective_for(student, teacher, distillation=self.distillation, shift=self.shift),
-            self._budget(student.denoiser),
+            Spent(network) if self.allocation == "sensitivity" else self._budget(network),  # allocated widths are held
             rounding_share=self.rounding_share,
             optimizer=self.optimizer,
             quantizer_learning_rate=self.quantizer_learning_rate,
