@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -37,7 +38,9 @@ def method(name: str) -> Any:
     return construct(config.methods[name], f"methods.{name}")
 
 
+@cache
 def quantised(name: str) -> DiffusionModel:
+    """Made once; no test changes it."""
     model = tiny.unconditional_model()
     calls = LazyCalls(CALIBRATION, model.copy(), tiny.DDIM)
     compress(model, model.copy(), {name: method(name)}, lambda _: calls, lambda *_: None)
@@ -50,7 +53,7 @@ def read_back(name: str, state: dict[str, Stored]) -> DiffusionModel:
     method(name).prepare(model)
     context = find_time_context(model.denoiser)
     if context is not None:
-        context.remember(state["time_context.steps"].tensor)
+        context.remember(state["time_context.known"].tensor)
     for path, layer in layers_of(model.denoiser).items():
         for inner, quantizer in [(k, m) for k, m in layer.named_modules() if isinstance(m, Quantizer)]:
             load(quantizer, f"{path}.{inner}", state)

@@ -62,8 +62,8 @@ class TimeContext(nn.Module):
         return self.steps[self.steps >= 0]
 
     def deployed(self) -> dict[str, tuple[Tensor, float]]:
-        """The time steps of the tables, with their bits."""
-        return {"steps": (self.known, 32.0)}
+        """The time steps of the tables without the free places behind them, so not `steps`; with their bits."""
+        return {"known": (self.known, 32.0)}
 
     @property
     def embedding(self) -> Tensor:

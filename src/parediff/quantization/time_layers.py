@@ -44,9 +44,12 @@ def cache_time_layers(model: DiffusionModel) -> list[str]:
     if extra or not found or not hasattr(denoiser, "time_embedding"):
         raise RequestError("time_layers", "cached", f"computed is accepted: {model.name}'s embedding is not of t alone")
     context = time_context_of(denoiser)
-    features = [denoiser.time_embedding(denoiser.time_proj(t).to(model.dtype)) for t in context.known.reshape(-1, 1)]
-    activated = nn.functional.silu(torch.cat(features))
-    context.enter(context.known)
-    for path, projection in found:
-        put(denoiser, path, CachedProjection(context, projection(activated)))
+    tables: dict[str, list[Tensor]] = {path: [] for path, _ in found}
+    for t in context.known.reshape(-1, 1):
+        context.enter(t)  # the embedding's own layers may have intervals that depend on it
+        activated = nn.functional.silu(denoiser.time_embedding(denoiser.time_proj(t).to(model.dtype)))
+        for path, projection in found:
+            tables[path].append(projection(activated))
+    for path, rows in tables.items():
+        put(denoiser, path, CachedProjection(context, torch.cat(rows)))
     return [path for path, _ in found]
