@@ -328,12 +328,15 @@ def test_t13_the_embedding_is_diffusers_own(channels: int) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "text"])
 def test_t14_cached_time_projections_change_nothing(name: str) -> None:
+    """In double precision: kernels sum in another order for one row than for a batch, which flips codes in single."""
     model = MODELS[name]()
     fitted(model, method())
+    call = next(iter(_source(model).record(model, tiny.DDIM)))
+    model.denoiser.double()
+    cond = {key: value.double() if value.is_floating_point() else value for key, value in call.cond.items()}
     cached = model.copy()
     assert cache_time_layers(cached)
-    call = next(iter(_source(model).record(model, tiny.DDIM)))
-    plain, other = (m.predict(call.x, call.t, call.cond) for m in (model, cached))
+    plain, other = (m.predict(call.x.double(), call.t, cond) for m in (model, cached))
     assert torch.allclose(plain, other, atol=1e-6)
 
 
