@@ -15,6 +15,7 @@ from parediff.cost import Latency
 from parediff.errors import RequestError
 
 
+@pytest.mark.slow
 def test_forwards_and_calibrations_are_measured_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(quantization.NETWORKS, "cifar", tiny.unconditional_model)
     console, output = Console(record=True, width=200), tmp_path / "rows.json"

@@ -10,7 +10,7 @@ import torch
 import matrix
 import pipelines
 
-QUICK = ("sd3", "wan")
+QUICK = ("sd3",)
 """Architectures of the default suite; the others are slow together."""
 
 

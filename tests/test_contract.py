@@ -110,24 +110,11 @@ def _request(name: str, folder: Path) -> Request:
         "metric=[psnr]",
     ]
     alone = Composer("config").compose([*overrides, f"method=[{name}]"])
-    overrides += _briefly(alone.methods[name], f"methods.{name}")
-    alone = Composer("config").compose([*overrides, f"method=[{name}]"])
     method = construct(alone.methods[name], name)
     if not method.corrects:
         return build(alone)
     order = f"{name},ptq" if method.comes_first else f"ptq,{name}"
     return build(Composer("config").compose([*overrides, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
-
-
-def _briefly(config: Any, path: str) -> list[str]:
-    """Overrides that make a method's fits short: the contract is about what they leave, not how good it is."""
-    found = []
-    for key in config:
-        if OmegaConf.is_config(config[key]) and OmegaConf.is_dict(config[key]):
-            found += _briefly(config[key], f"{path}.{key}")
-        elif str(key).endswith("iterations") and isinstance(config[key], int):
-            found.append(f"{path}.{key}={min(config[key], 5)}")
-    return found
 
 
 def test_the_same_seeds_give_the_same_images_twice(compressed: Compressed) -> None:

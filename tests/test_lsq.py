@@ -128,7 +128,7 @@ def test_calibration_that_leaves_out_steps_of_the_sampler_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["lsq", "per_step", "tdq"])
+@pytest.mark.parametrize("name", ["lsq", "per_step", pytest.param("tdq", marks=pytest.mark.slow)])
 def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> None:
     model, again = tiny.unconditional_model(), tiny.unconditional_model()
     chosen = method(name, learning="none")

@@ -74,6 +74,7 @@ def _held_out(model: DiffusionModel, calls: list[Call]) -> dict[str, float]:
 BLOCKS = {"learning": "reconstruction", "reconstruction.step_iterations": 25, "reconstruction.step_learning_rate": 1e-3}
 
 
+@pytest.mark.slow
 def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> None:
     one = tiny.unconditional_model()
     method(activation_bits=3).prepare(one)
@@ -115,7 +116,7 @@ def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> Non
     assert errors["adaround"] < errors["nearest"]
 
 
-@pytest.mark.parametrize("interval", ["per_step", "generated"])
+@pytest.mark.parametrize("interval", ["per_step", pytest.param("generated", marks=pytest.mark.slow)])
 def test_intervals_can_follow_the_quantised_models_own_trajectory(interval: str) -> None:
     model = tiny.unconditional_model()
     chosen = method(interval=interval, trajectory="own", activation_bits=3)

@@ -50,6 +50,8 @@ class Composer:
             return self.loader.load_configuration(self.primary, opened(overrides), run_mode=mode)
         except (HydraException, OmegaConfBaseException) as error:
             raise self._explain(error, overrides) from error
+        except ValueError as error:  # how Hydra says that a group was set to nothing
+            raise _explain_nothing(error, overrides) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[Overrides]:
         """The overrides of every run: the product of all sweeps (`key=a,b`), times the study's points and seeds."""
@@ -119,6 +121,16 @@ def opened(overrides: Sequence[str]) -> Overrides:
     """The overrides with `++` before those of an open mapping: set where it is there, added where it is not."""
     starts = tuple(name + mark for name in OPEN for mark in ".=")
     return [f"++{override}" if override.startswith(starts) else override for override in overrides]
+
+
+def _explain_nothing(error: ValueError, overrides: Sequence[str]) -> RequestError:
+    """A group set to null, and what it can be set to."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        names = options(key_of(override).partition("@")[0])
+        if value.strip().lower() in ("null", "") and names:
+            return RequestError(key, value, f"{', '.join(names)} are accepted")
+    return RequestError("overrides", " ".join(overrides), f"not understood: {' '.join(str(error).split())[:300]}")
 
 
 def flat_keys(config: Any, prefix: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from parediff.calibration.base import CalibrationSource
 from parediff.config.construct import construct, within
-from parediff.config.settings import Settings
+from parediff.config.settings import Settings, check_seed
 from parediff.cost.base import Cost
 from parediff.errors import RequestError, nearest
 from parediff.methods.base import Method, check_together
@@ -94,6 +94,7 @@ class Request:
 
 def build(config: DictConfig) -> Request:
     """The objects of a run. Raises RequestError for the first thing that is wrong."""
+    check_seed(config.get("seed"))
     values = resolved(config)
     settings = Settings.of(values)
     methods, costs = (_all_of(config, key) for key in ("methods", "costs"))

@@ -19,6 +19,12 @@ NAME = re.compile(r"[^\s./\\\0][^/\\\0]*")
 """A folder of a study's name: no separators, no leading dot or blank."""
 
 
+def check_seed(seed: Any) -> None:
+    """Raise RequestError for what is no seed; other settings are computed from it."""
+    fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST_SEED
+    require(fits, "seed", seed, f"a whole number from 0 to {LARGEST_SEED}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Checked as they are constructed; RequestError names the first that is wrong."""
@@ -32,10 +38,10 @@ class Settings:
     threads: int | None  # CPU threads; null leaves it to torch
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_types(self)
         if not all(NAME.fullmatch(part) for part in self.study.split("/")):
             raise RequestError("study", self.study, "a name such as bits or tdq/ptq is accepted")
-        require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}")
         require(
             self.threads is None or self.threads >= 1, "threads", self.threads, "a whole number of at least 1, or null,"
         )
