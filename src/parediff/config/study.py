@@ -44,7 +44,7 @@ class Study:
         self._tell(overrides, points)
         jobs = [_merged(overrides, point) for point in points]
         seeded = [[*job, *seed] for seed in _seeds(config, overrides) for job in jobs]
-        return [self._with_bits(job, config.get("bits")) for job in seeded]
+        return [self._with_bits(job, config.get("bits"), alone=len(seeded) == 1) for job in seeded]
 
     def _tell(self, overrides: Overrides, points: Sequence[Overrides]) -> None:
         """Say where a setting does not reach every point; refuse one that reaches none."""
@@ -56,8 +56,12 @@ class Study:
             if own:
                 self.notes.append(f"{override}: {len(own)} of {len(points)} points set it themselves and keep theirs")
 
-    def _with_bits(self, job: Overrides, bits: Any) -> Overrides:
-        """The job with `bits` given to each of its methods that has them and is not told otherwise."""
+    def _with_bits(self, job: Overrides, bits: Any, *, alone: bool) -> Overrides:
+        """The job with its own or the study's `bits` for each of its methods that has them and is not told otherwise.
+
+        A run by itself in which no method has them is refused; of a study, some runs may have none.
+        """
+        bits = next((entry.partition("=")[2] for entry in reversed(job) if key_of(entry) == "bits"), bits)
         if bits is None:
             return job
         match = BITS.fullmatch(str(bits))
@@ -66,7 +70,7 @@ class Study:
         wanted = {"weight_bits": match[1], "activation_bits": match[2]}
         methods: Mapping[str, Any] = self.compose(job).get("methods") or {}
         taken = [name for name, settings in methods.items() if wanted.keys() <= settings.keys()]
-        if methods and not taken:
+        if alone and methods and not taken:
             raise RequestError(
                 "bits", bits, f"a method with weight_bits and activation_bits; {', '.join(methods)} have none"
             )
