@@ -58,7 +58,7 @@ BUGS = [
     Bug("calibration/store.py", "self._last.get(id(tensor)) or written.get(id(tensor))", "written.get(id(tensor))", "test_calibration"),
     # costs and metrics
     Bug("cost/timing.py", "order if pair % 2 == 0 else reversed(order)", "order", "test_cost"),
-    Bug("cost/evaluations.py", "entries.append(call.x.shape[0])", "entries.append(1)", "test_families test_cost"),
+    Bug("cost/operations.py", "self.entries += call.x.shape[0]", "self.entries += 1", "test_families test_cost"),
     Bug("cost/memory.py", "        self.peak = max(self.peak, self.live)", "        self.peak = self.live", "test_cost"),
     Bug("metrics/statistics.py", "self.count * other.count / count)", "1 / count)", "test_metrics"),
     Bug("results/jackknife.py", "math.sqrt((count - 1) / count *", "math.sqrt(1 / count *", "test_metrics"),

@@ -21,4 +21,4 @@ class Bops(WatchedCost):
     @contextmanager
     def watch(self, model: Any) -> Iterator[PerImage]:
         with counting(model.denoiser) as counter:
-            yield lambda images: counter.bops / images
+            yield lambda images: counter.per_image(images).bops

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from parediff.cost.base import PerImage, WatchedCost
+from parediff.cost.operations import CallCounter
 from parediff.models.diffusion.door import observing
 
 
@@ -20,6 +21,6 @@ class NetworkEvaluations(WatchedCost):
 
     @contextmanager
     def watch(self, model: Any) -> Iterator[PerImage]:
-        entries: list[int] = []
-        with observing(model, lambda call, _: entries.append(call.x.shape[0])):
-            yield lambda images: sum(entries) / images
+        calls = CallCounter()
+        with observing(model, calls):
+            yield calls.per_image

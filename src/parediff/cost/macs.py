@@ -21,4 +21,4 @@ class Macs(WatchedCost):
     @contextmanager
     def watch(self, model: Any) -> Iterator[PerImage]:
         with counting(model.denoiser) as counter:
-            yield lambda images: counter.macs / images
+            yield lambda images: counter.per_image(images).macs
