@@ -22,7 +22,7 @@ DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=6)
 def average(denoiser: Any, method: Any, steps: int, inputs: Any, cond: Any) -> float:
     """MACs of a step in units of 1e9, attention products left out as the authors do."""
     counters = reusing.macs_per_call(denoiser, method, steps, inputs, cond)
-    return sum(c.macs - c.macs_of("matmul") for c in counters) / steps / 1e9
+    return sum(c.macs - tiny.macs_of(c, "matmul") for c in counters) / steps / 1e9
 
 
 def average_over(steps: int, interval: int, full: float, both: float) -> float:

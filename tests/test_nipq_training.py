@@ -145,7 +145,7 @@ def test_what_is_left_is_an_ordinary_quantised_model_on_integer_grids(tmp_path: 
     layers = [module for module in student.denoiser.modules() if isinstance(module, QuantizedLayer)]
     assert len(layers) == 3
     for layer in layers:
-        codes = layer.weight_quantizer.quantize_integer(layer.weight)
+        codes = tiny.integers(layer.weight_quantizer, layer.weight)
         assert int(codes.integers.abs().max()) <= 2 ** (layer.weight_bits - 1) - 1
         assert torch.equal(codes.dequantize(), layer.quantized_weight())
         assert torch.equal(layer.folded, layer.quantized_weight())  # type: ignore[arg-type]

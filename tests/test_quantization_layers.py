@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import tiny
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer
@@ -41,7 +42,7 @@ def test_the_simulated_layer_is_the_integer_layer_times_its_steps(name, activati
     build, shape = SHAPES[name]
     layer, x = build(), torch.randn(shape)
     simulated = quantized(layer, x, activation, weight)
-    a, w = simulated.input_quantizer.quantize_integer(x), simulated.weight_quantizer.quantize_integer(layer.weight)
+    a, w = tiny.integers(simulated.input_quantizer, x), tiny.integers(simulated.weight_quantizer, layer.weight)
     zero_a = torch.tensor(0.0) if a.zero_point is None else a.zero_point
     zero_w = torch.tensor(0.0) if w.zero_point is None else w.zero_point
     # int64 sums of products of zero-point-corrected integers; then one multiplication per output channel

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import tiny
 from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.quantizer import Quantizer, bypassed
@@ -98,7 +99,7 @@ def test_the_error_is_half_a_step_inside_and_clipped_values_stand_at_the_ends(ki
 def test_integers_stay_in_range_and_dequantise_to_the_same_values(kind, axis):
     x = noise(6, 300)
     quantizer = filled(Grid(4, kind), x, axis, shrink=0.7)
-    codes = quantizer.quantize_integer(x)
+    codes = tiny.integers(quantizer, x)
     assert codes.integers.dtype == torch.int32
     assert codes.integers.min() >= quantizer.grid.low
     assert codes.integers.max() <= quantizer.grid.high

@@ -50,7 +50,7 @@ def test_the_mse_search_finds_the_published_optimum(normal, kind, bits):
     x, grid = normal.clamp_min(0) if kind == "unsigned" else normal, Grid(bits, kind)
     step, zero = MSE.fit(Samples.of(x), grid)
     best_step, best_error = OPTIMA[kind, bits]
-    assert step.item() == pytest.approx(best_step, rel=0.01)
+    assert step.item() == pytest.approx(best_step, rel=0.01 if bits < 8 else 0.03)  # where the optimum is flat
     assert error(x, step, zero, grid) == pytest.approx(best_error, rel=0.01, abs=PRINTED_TO)
 
 
@@ -86,10 +86,10 @@ def test_no_other_candidate_scores_better_than_the_one_found(normal, kind, expon
     x = F.silu(normal[:50_000] * 2)
     grid, score = Grid(4, kind), PowerError(exponent)
     step, zero = SearchSettings(exponent=exponent).named("mse").fit(Samples.of(x), grid)
-    found = score(x[None], fake_quantize(x[None], step, zero, grid), None)
+    found = score(x[None], fake_quantize(x[None], step, zero, grid), None, None)
     for factor in torch.linspace(0.02, 1.2, 60):
         other, other_zero = grid.fit(x.min() * factor, x.max() * factor)
-        assert found <= score(x[None], fake_quantize(x[None], other, other_zero, grid), None) * 1.001
+        assert found <= score(x[None], fake_quantize(x[None], other, other_zero, grid), None, None) * 1.001
 
 
 def test_an_affine_search_moves_the_ends_apart(normal):
@@ -196,12 +196,12 @@ def test_the_biased_error_adds_the_mean_error_of_each_channel_without_what_sampl
     x = torch.zeros(1, 4000)
     cells = torch.arange(4000)[None] % 2
     off = torch.where(cells == 0, 0.5, torch.where(torch.arange(4000)[None] % 4 == 1, 0.5, -0.5))
-    plain = PowerError(2.0)(x, off, cells)
+    plain = PowerError(2.0)(x, off, cells, None)
     assert float(plain) == pytest.approx(0.25)
-    assert float(BiasedError(PowerError(2.0), 3.0)(x, off, cells)) == pytest.approx(0.25 + 3 * 0.125, rel=1e-3)
+    assert float(BiasedError(PowerError(2.0), 3.0)(x, off, cells, None)) == pytest.approx(0.25 + 3 * 0.125, rel=1e-3)
     few = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     many_cells = torch.arange(4000)[None] // 4
-    excess = BiasedError(PowerError(2.0), 1.0)(x, few, many_cells) - PowerError(2.0)(x, few, many_cells)
+    excess = BiasedError(PowerError(2.0), 1.0)(x, few, many_cells, None) - PowerError(2.0)(x, few, many_cells, None)
     naive = few.view(1000, 4).mean(1).square().mean()
     assert float(excess) < 0.7 * float(naive), "four values of pure noise have no bias to speak of"
 
@@ -216,3 +216,32 @@ def test_a_weight_on_the_bias_moves_the_interval_of_a_skewed_channel():
     assert torch.equal(samples.cells.unique(), torch.arange(8))
     plain, biased = (SearchSettings(bias_weight=weight).named("mse").fit(samples, Grid(3)) for weight in (0.0, 20.0))
     assert float(biased[0]) > 1.02 * float(plain[0])
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("kind", ["symmetric", "affine", "shifted"])
+def test_a_search_over_a_summary_finds_an_interval_as_good_as_over_all_values(normal, kind, bits):
+    tails = torch.cat([normal[:50_000], normal[50_000:50_050] * 20])
+    grid, samples = Grid(bits, kind), Samples.of(F.silu(tails) if kind == "shifted" else tails)
+    search = SearchSettings(exponent=2.4).named("mse")
+    summary = samples.summarised()
+    assert summary.values.shape[1] < 2300
+    assert float(summary.counts.sum()) == samples.values.shape[1]
+    assert float((summary.values * summary.counts).sum()) == pytest.approx(float(samples.values.sum()), abs=0.1)
+    whole = Shrink(Unweighted(2.4)).fit(samples, grid)
+    found, best = (
+        float(PowerError(2.4)(samples.values, fake_quantize(samples.values, *fit, grid), None, None))
+        for fit in (search.fit(samples, grid), whole)
+    )
+    assert found <= 1.002 * best
+
+
+class Unweighted(PowerError):
+    weighted = False
+
+
+def test_few_values_and_those_with_channels_are_not_summarised(normal):
+    few = Samples.of(normal[:1000])
+    assert few.summarised() is few
+    told = Samples(normal[None, :9000], normal.min()[None], normal.max()[None], cells=torch.zeros(1, 9000).long())
+    assert told.summarised() is told

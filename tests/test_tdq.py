@@ -294,7 +294,7 @@ def test_a_generator_that_is_no_better_than_the_static_interval_goes_back_to_it(
 def test_t10_silus_minimum_is_code_zero_and_the_last_code_follows_the_grid(kind: str, last: int) -> None:
     quantizer = Quantizer(Grid(4, kind))
     quantizer.fill(torch.tensor(0.2))
-    codes = quantizer.quantize_integer(torch.tensor([SILU_MINIMUM, 1e6]))
+    codes = tiny.integers(quantizer, torch.tensor([SILU_MINIMUM, 1e6]))
     assert codes.integers.tolist() == [0, last]
     out = float(quantizer(torch.tensor([SILU_MINIMUM]))[0])
     assert abs(out - SILU_MINIMUM) <= 2**-25

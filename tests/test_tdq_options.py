@@ -107,7 +107,7 @@ def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> Non
     errors = {}
     for rounding in ("nearest", "adaround"):
         model = tiny.unconditional_model()
-        chosen = method(weight_bits=3, activation_bits=8, rounding=rounding, **{"reconstruction.iterations": 40})
+        chosen = method(weight_bits=2, activation_bits=8, rounding=rounding, **{"reconstruction.iterations": 20})
         fitted(model, chosen)
         assert chosen.fired(model)["rounding_learned"] == 0 if rounding == "nearest" else True
         calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))

@@ -186,8 +186,7 @@ def test_a_failed_run_is_marked_failed(tmp_path: Path) -> None:
 def test_a_training_logs_its_own_steps(tmp_path: Path) -> None:
     one = tracker(tmp_path)
     one.start({}, "digits", "train", "t")
-    assert one.experiment() is not None
-    one.log({"loss": 0.5}, step=100)
+    one.experiment().log({"loss": 0.5}, step=100)
     one.finish()
     rows = [record.history for record in stored(only_file(tmp_path)) if record.HasField("history")]
     assert [(row.step.num, values(row.item)["loss"]) for row in rows] == [(100, 0.5)]
@@ -201,7 +200,6 @@ def test_without_wandb_a_run_goes_on_with_one_warning(
     with caplog.at_level(logging.WARNING):
         one.start(CONFIG, "digits", "run", "abc123")
         one.log_record(RECORD, None)
-        one.log({"loss": 1.0}, step=1)
         one.finish()
     assert one.experiment() is None
     assert len(one.problems) == len(caplog.messages) == 1
@@ -454,7 +452,7 @@ def test_csv_files_hold_numbers_of_runs_and_of_the_front(tmp_path: Path) -> None
     one = LightningTracker(kind="csv", dir=str(tmp_path))
     one.start(CONFIG, "digits", "run", "abc123")
     assert logger_of(one) is one.experiment()
-    one.log({"train/loss": 0.5}, 3)
+    logger_of(one).log_metrics({"train/loss": 0.5}, 3)
     one.log_record(RECORD, None)
     one.finish()
     one.log_front(FRONT, None, "digits")

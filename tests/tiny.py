@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -16,8 +18,33 @@ from diffusers import (
 )
 from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from parediff.cost import Counter
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
+
+
+class Codes(NamedTuple):
+    """What an integer kernel would hold: value = step * (integers - zero_point) + offset. All shapes broadcast."""
+
+    integers: torch.Tensor
+    step: torch.Tensor
+    zero_point: torch.Tensor | None
+    offset: float
+
+    def dequantize(self) -> torch.Tensor:
+        centred = self.integers.float() - (0 if self.zero_point is None else self.zero_point)
+        return centred * self.step + self.offset if self.offset else centred * self.step
+
+
+def integers(quantizer: Any, x: torch.Tensor) -> Codes:
+    """x as the quantiser's integers."""
+    return Codes(quantizer.codes(x), *quantizer.parameters_for(x), quantizer.grid.offset)
+
+
+def macs_of(counter: Counter, kind: str) -> int:
+    """Of one kind of layer."""
+    return sum(layer.macs for layer in counter.layers.values() if layer.kind == kind)
+
 
 DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=5)
 

@@ -67,9 +67,6 @@ class Counter:
     def bops(self) -> float:
         return sum(layer.bops for layer in self.layers.values())
 
-    def macs_of(self, kind: Kind) -> int:
-        return sum(layer.macs for layer in self.layers.values() if layer.kind == kind)
-
     def per_image(self, images: int) -> Operations:
         return Operations(self.macs / images, self.bops / images)
 

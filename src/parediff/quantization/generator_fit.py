@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from parediff.quantization.generated import Generated
 from parediff.quantization.samples import Samples
-from parediff.quantization.search import PowerError, Search, Shrink, Statistics, scores_of
+from parediff.quantization.search import PowerError, Score, Search, Shrink, Statistics, scores_of
 from parediff.quantization.sources import Interval
 from parediff.quantization.time_context import embedding_of
 from parediff.validation import check_types, require
@@ -87,15 +87,15 @@ class GeneratorFit:
         errors = scores_of(samples, step, zero_point, quantizer.grid, score)[0]
         return float((errors / self._scale(samples, score)).mean())
 
-    def _scale(self, samples: Samples, score: Any) -> Tensor:
+    def _scale(self, samples: Samples, score: Score) -> Tensor:
         """[K * groups]: the energy at each time, or of all time."""
-        exponent = getattr(getattr(score, "error", score), "exponent", 2.0)
-        energy = samples.values.abs().pow(exponent).mean(dim=1)
+        power = PowerError(getattr(getattr(score, "error", score), "exponent", 2.0))
+        energy = power(samples.values, torch.zeros_like(samples.values), None, samples.counts)
         floor = 1e-6 * float(energy.mean()) + 1e-20
         return energy.clamp_min(floor) if self.relative_error else energy.mean().clamp_min(1e-20).expand_as(energy)
 
     def _descend(self, stack: Stack, targets: Targets, source: Generated) -> None:
-        optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate, foreach=True)
+        optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         generator = torch.Generator().manual_seed(0)
         t, channels = source.context.known, source.context.channels
@@ -124,7 +124,7 @@ class GeneratorFit:
         return Targets(best, *_curvatures(dict(zip(nudges, shaped, strict=True))), unit)
 
 
-def _score(search: Search) -> Any:
+def _score(search: Search) -> Score:
     return search.score if isinstance(search, Shrink) else PowerError(2.0)
 
 

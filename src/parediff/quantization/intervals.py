@@ -95,6 +95,7 @@ class GeneratedInterval(IntervalKind):
         if not self.settings.fits:
             return
         timed = {name: one for name, one in quantizers.items() if isinstance(one.source, Generated)}
+        samples = {name: search.seen(samples[name]) for name in timed}
         tables = {name: over_time(*search.fit(samples[name], one.grid), one) for name, one in timed.items()}
         self.settings.fit(timed, samples, tables, search)
 

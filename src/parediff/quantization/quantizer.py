@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from parediff.quantization.arithmetic import codes_of, fake_quantize, round_fixed
+from parediff.quantization.arithmetic import Fixed, codes_of, fake_quantize, fixed, round_fixed
 from parediff.quantization.grid import IDENTITY_BITS, Grid
 from parediff.quantization.samples import Samples
 from parediff.quantization.search import Search
 from parediff.quantization.sources import Interval, Static, StepSource
-
-
-@dataclass(frozen=True)
-class Codes:
-    """What an integer kernel would hold: value = step * (integers - zero_point) + offset. All shapes broadcast."""
-
-    integers: Tensor
-    step: Tensor
-    zero_point: Tensor | None
-    offset: float
-
-    def dequantize(self) -> Tensor:
-        """The float32 values."""
-        centred = self.integers.float()
-        centred = centred if self.zero_point is None else centred - self.zero_point
-        return centred * self.step + self.offset if self.offset else centred * self.step
 
 
 class Quantizer(nn.Module):
@@ -66,7 +49,7 @@ class Quantizer(nn.Module):
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self._bypassed = False
         self._frozen: bool | None = None
-        self._fixed: tuple[float, float | None] | None = None
+        self._fixed: Fixed | None = None
 
     @property
     def on(self) -> bool:
@@ -81,6 +64,8 @@ class Quantizer(nn.Module):
         return self.grid.bits if self.on else IDENTITY_BITS
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._fixed is not None and not (self.training or self._bypassed or torch.is_grad_enabled()):
+            return round_fixed(x, *self._fixed)
         if not self.on:
             return x
         if self.beta is not None or (self.training and self.dropout and self.grid.offset):
@@ -90,8 +75,6 @@ class Quantizer(nn.Module):
 
     def rounded(self, x: Tensor) -> Tensor:
         """x on the grid."""
-        if self._fixed is not None and not torch.is_grad_enabled():
-            return round_fixed(x, *self._fixed, self.grid)
         return fake_quantize(x, *self.parameters_for(x), self.grid)
 
     def _shift(self, x: Tensor) -> Any:
@@ -103,11 +86,6 @@ class Quantizer(nn.Module):
         """(step, zero point), shaped to broadcast against x."""
         step, zero_point = self.source(x)
         return self._along(step, x), None if zero_point is None else self._along(zero_point, x)
-
-    def quantize_integer(self, x: Tensor) -> Codes:
-        """x as integers; `.dequantize()` gives what `forward` gives."""
-        step, zero_point = self.parameters_for(x)
-        return Codes(self.codes(x), step, zero_point, self.grid.offset)
 
     def codes(self, x: Tensor) -> Tensor:
         """The integers, int32."""
@@ -139,9 +117,9 @@ class Quantizer(nn.Module):
     def freeze(self) -> None:
         """Read `calibrated`, and a single fixed interval, once and for all: sampling never waits for the device."""
         self._frozen = bool(self.calibrated)
-        if self.on and self.axis is None and isinstance(self.source, Static):
+        if self.on and self.axis is None and self.beta is None and isinstance(self.source, Static):
             step, zero_point = self.source.over_time()
-            self._fixed = float(step), None if zero_point is None else float(zero_point)
+            self._fixed = fixed(float(step), None if zero_point is None else float(zero_point), self.grid)
 
     def deployed(self) -> dict[str, tuple[Tensor, float]]:
         """What an integer kernel keeps of it, with bits: steps, zero points as codes, both for every tabulated time."""

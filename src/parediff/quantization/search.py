@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,13 +18,21 @@ from parediff.quantization.samples import Samples
 from parediff.validation import check_types, require
 
 Fit = tuple[Tensor, Tensor | None]
-Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x [groups, n], xhat [groups, n], channels [groups, n] or None) to a badness per group."""
 Ranges = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is tried, [candidates, groups], to the low and high ends it stands for."""
 
 BLOCK = 2**15
 """Values per block: small enough for a core's cache, so that all candidates are tried on it without going to memory."""
+
+
+class Score(ABC):
+    """A badness per group. `weighted`: it knows what a value is that stands for several."""
+
+    weighted: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None, counts: Tensor | None) -> Tensor:
+        """[groups] from x and xhat [groups, n]; `cells` and `counts` are as of Samples."""
 
 
 class Search(ABC):
@@ -33,6 +41,10 @@ class Search(ABC):
     @abstractmethod
     def fit(self, samples: Samples, grid: Grid) -> Fit:
         """Step and zero point per group."""
+
+    def seen(self, samples: Samples) -> Samples:
+        """As few numbers as tell this search the same."""
+        return samples
 
 
 @dataclass(frozen=True)
@@ -107,11 +119,15 @@ class Shrink(Search):
 
     @torch.no_grad()
     def fit(self, samples: Samples, grid: Grid) -> Fit:
+        samples = self.seen(samples)
         low, high = self._together(samples, grid)
         for _ in range(self.rounds if grid.has_zero_point else 0):
             high = self._one_end(samples, grid, high, samples.high, partial(_above, low))
             low = self._one_end(samples, grid, low, samples.low, partial(_below, high))
         return grid.fit(low, high)
+
+    def seen(self, samples: Samples) -> Samples:
+        return samples.summarised() if self.score.weighted else samples
 
     def _together(self, samples: Samples, grid: Grid) -> tuple[Tensor, Tensor]:
         """The range with both ends shrunken by one factor; on a shifted grid only the upper end exists."""
@@ -170,9 +186,10 @@ def scores_of(samples: Samples, steps: Tensor, zero_points: Tensor | None, grid:
     blocks = []
     for start in range(0, groups, rows):
         group = slice(start, start + rows)
-        part, cells = samples.values[group], None if samples.cells is None else samples.cells[group]
+        cells = None if samples.cells is None else samples.cells[group]
+        part = replace(samples, values=samples.values[group], cells=cells)
         tried = zip(steps[:, group].split(columns), _split(zero_points, group, columns, len(steps)), strict=True)
-        blocks.append(torch.cat([_scored(part, step, zeros, grid, score, cells) for step, zeros in tried]))
+        blocks.append(torch.cat([_scored(part, step, zeros, grid, score) for step, zeros in tried]))
     return torch.cat(blocks, dim=1)
 
 
@@ -180,35 +197,38 @@ def _split(values: Tensor | None, group: slice, columns: int, count: int) -> Seq
     return [None] * math.ceil(count / columns) if values is None else values[:, group].split(columns)
 
 
-def _scored(
-    values: Tensor, steps: Tensor, zeros: Tensor | None, grid: Grid, score: Score, cells: Tensor | None
-) -> Tensor:
-    """values [groups, n], steps [candidates, groups]: a row for each candidate and group."""
-    candidates = len(steps)
+def _scored(samples: Samples, steps: Tensor, zeros: Tensor | None, grid: Grid, score: Score) -> Tensor:
+    """samples of [groups, n], steps [candidates, groups]: a row for each candidate and group."""
+    candidates, values, cells = len(steps), samples.values, samples.cells
     if candidates > 1:
         values = values.repeat(candidates, 1)
         cells = None if cells is None else cells.repeat(candidates, 1)
     zeros = None if zeros is None else zeros.reshape(-1, 1)
-    return score(values, fake_quantize(values, steps.reshape(-1, 1), zeros, grid), cells).reshape(candidates, -1)
+    rounded = fake_quantize(values, steps.reshape(-1, 1), zeros, grid)
+    return score(values, rounded, cells, samples.counts).reshape(candidates, -1)
 
 
 @dataclass(frozen=True)
-class PowerError:
+class PowerError(Score):
     """mean |x - xhat|^p per group."""
+
+    weighted = True
 
     exponent: float = 2.0
 
-    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None, counts: Tensor | None) -> Tensor:
         error = x - rounded
         if self.exponent == 2:
-            return torch.einsum("gn,gn->g", error, error) / error.shape[1]
-        if self.exponent == 1:
-            return error.abs_().mean(dim=1)
-        return error.abs_().log_().mul_(self.exponent).exp_().mean(dim=1)  # |error|^p, faster than pow
+            powers = error.square_()
+        elif self.exponent == 1:
+            powers = error.abs_()
+        else:
+            powers = error.abs_().log_().mul_(self.exponent).exp_()  # |error|^p, faster than pow
+        return powers.mean(dim=1) if counts is None else (powers @ counts[0]) / counts.sum()
 
 
 @dataclass(frozen=True)
-class BiasedError:
+class BiasedError(Score):
     """The power error and `weight` times its like of the mean error of each cell: a channel, at one time step.
 
     What is wrong on average over images comes back at the next step, what is random averages out. The mean's square is
@@ -218,7 +238,7 @@ class BiasedError:
     error: PowerError
     weight: float
 
-    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None, counts: Tensor | None) -> Tensor:
         difference = rounded - x
         where = torch.zeros_like(x, dtype=torch.long) if cells is None else cells
         zeros = x.new_zeros(len(x), int(where.amax()) + 1)
@@ -227,22 +247,22 @@ class BiasedError:
         squares = zeros.scatter_add(1, where, difference.square())
         mean_square = (total.square() - squares).clamp_min(0) / (count * (count - 1)).clamp_min(1)
         bias = (mean_square.pow(self.error.exponent / 2) * count).sum(dim=1) / count.sum(dim=1)
-        return self.error(x, rounded, cells) + self.weight * bias
+        return self.error(x, rounded, cells, counts) + self.weight * bias
 
 
 @dataclass(frozen=True)
-class CosineError:
+class CosineError(Score):
     """1 - cos(x, xhat) per group (one of PTQ4DM's metrics)."""
 
-    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None, counts: Tensor | None) -> Tensor:
         return 1 - torch.cosine_similarity(x, rounded, dim=1)
 
 
 @dataclass(frozen=True)
-class DivergenceError:
+class DivergenceError(Score):
     """KL(softmax x, softmax xhat) over the samples of a group (one of PTQ4DM's metrics)."""
 
-    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, rounded: Tensor, cells: Tensor | None, counts: Tensor | None) -> Tensor:
         own, other = x.log_softmax(dim=1), rounded.log_softmax(dim=1)
         return (own.exp() * (own - other)).sum(dim=1)
 
@@ -286,8 +306,12 @@ class SearchSettings:
     def score(self, name: SearchName) -> Score:
         """What mse, cosine or kl minimise."""
         error = PowerError(self.exponent)
-        biased = BiasedError(error, self.bias_weight) if self.bias_weight else error
-        return {"mse": biased, "cosine": CosineError(), "kl": DivergenceError()}[name]
+        scores: dict[str, Score] = {
+            "mse": BiasedError(error, self.bias_weight) if self.bias_weight else error,
+            "cosine": CosineError(),
+            "kl": DivergenceError(),
+        }
+        return scores[name]
 
 
 def _quantile(values: Tensor, fraction: float) -> Tensor:

@@ -22,10 +22,6 @@ class Tracker(ABC):
         """The numbers of record.json and, where there is one, the picture of samples."""
 
     @abstractmethod
-    def log(self, values: Mapping[str, float], step: int | None) -> None:
-        """Numbers of a training at one of its steps."""
-
-    @abstractmethod
     def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
         """A `pareto` run of its own: front.json as a table, the plotly figure (or None), the hypervolume."""
 
@@ -52,9 +48,6 @@ class NoTracker(Tracker):
         return None
 
     def log_record(self, record: Mapping[str, Any], samples: Path | None) -> None:
-        return None
-
-    def log(self, values: Mapping[str, float], step: int | None) -> None:
         return None
 
     def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:

@@ -37,13 +37,8 @@ class LightningTracker(Tracker):
             self._logger = lightning_logger(self.kind, Path(self.dir), study, run_id)
             self._logger.log_hyperparams({"study": study, "stage": stage, **config})
 
-    def log(self, values: Mapping[str, float], step: int | None) -> None:
-        if self._logger is not None:
-            with self._guarded("could not log"):
-                self._logger.log_metrics(dict(values), step=step)
-
     def log_record(self, record: Mapping[str, Any], samples: Path | None) -> None:
-        self.log(scalars(record), None)
+        self._log(scalars(record), None)
 
     def log_front(self, front: Mapping[str, Any], figure: Any, study: str) -> None:
         self.grow_front(front, figure, study)
@@ -55,8 +50,13 @@ class LightningTracker(Tracker):
         sizes = {section: one for section, one in fronts_of(front).items() if one.get("hypervolume") is not None}
         numbers = {f"{section}/hypervolume": float(one["hypervolume"]) for section, one in sizes.items()}
         numbers |= {f"{section}/points": float(len(one["points"])) for section, one in sizes.items()}
-        self.log(numbers, self._step)
+        self._log(numbers, self._step)
         self._step += 1
+
+    def _log(self, values: Mapping[str, float], step: int | None) -> None:
+        if self._logger is not None:
+            with self._guarded("could not log"):
+                self._logger.log_metrics(dict(values), step=step)
 
     def experiment(self) -> Any:
         return self._logger

@@ -112,11 +112,6 @@ class WandbTracker(Tracker):
     def experiment(self) -> Any:
         return self._run
 
-    def log(self, values: Mapping[str, float], step: int | None) -> None:
-        if self._run is not None:
-            with self._guarded("could not log"):
-                self._run.log(dict(values), step=step)
-
     def log_record(self, record: Mapping[str, Any], samples: Path | None) -> None:
         if self._run is None:
             return
