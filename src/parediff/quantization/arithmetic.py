@@ -23,16 +23,17 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor | None, grid: Grid
     return _rounded(x, step, zero_point, grid)
 
 
-Fixed = tuple[float, float, float, float]
-"""Step, the grid's ends counted from the zero point, and its offset."""
+Fixed = tuple[Tensor, float, float, float]
+"""Step [], the grid's ends counted from the zero point, and its offset."""
 
 
-def fixed(step: float, zero_point: float | None, grid: Grid) -> Fixed:
-    """What `round_fixed` needs of an interval that is known as numbers."""
-    return step, *_bounds(grid, zero_point), grid.offset
+def fixed_rows(step: Tensor, zero_point: Tensor | None, grid: Grid) -> list[Fixed]:
+    """What `round_fixed` needs of each of the intervals [K], kept on the processor: no device is waited for later."""
+    zeros = [0.0] * len(step) if zero_point is None else zero_point.tolist()
+    return [(one, *_bounds(grid, zero), grid.offset) for one, zero in zip(step.cpu().clone(), zeros, strict=True)]
 
 
-def round_fixed(x: Tensor, step: float, low: float, high: float, offset: float) -> Tensor:
+def round_fixed(x: Tensor, step: Tensor, low: float, high: float, offset: float) -> Tensor:
     """fake_quantize bit by bit, without gradients and with fewer passes over x."""
     v = x if x.dtype in (torch.float32, torch.float64) else x.float()
     v = (v - offset).div_(step) if offset else v / step

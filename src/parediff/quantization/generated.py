@@ -105,17 +105,23 @@ class Generated(TimedSource):
         if self.table is None:
             self.tabulate()
         assert self.table is not None
+        self._rows = None
         self.table[rows] = step.clamp_min(SMALLEST_STEP)
         if self.zeros is not None and zero_point is not None:
             self.zeros[rows] = zero_point.round()
 
+    @property
+    def tabulated(self) -> bool:
+        return self.table is not None
+
     def tabulate(self) -> None:
         """Evaluate the generator at the context's steps, once and for all."""
+        self._rows = None
         self.table, self.zeros = self.at(self.context.known)
 
     def forget(self) -> None:
         """Run the generator again."""
-        self.table = self.zeros = None
+        self.table = self.zeros = self._rows = None
 
     def over_time(self) -> Interval:
         return self.at(self.context.known) if self.table is None else (self.table, self.zeros)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.quantization.arithmetic import Fixed, codes_of, fake_quantize, fixed, round_fixed
+from parediff.quantization.arithmetic import codes_of, fake_quantize, round_fixed
 from parediff.quantization.grid import IDENTITY_BITS, Grid
 from parediff.quantization.samples import Samples
 from parediff.quantization.search import Search
@@ -49,7 +49,6 @@ class Quantizer(nn.Module):
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         self._bypassed = False
         self._frozen: bool | None = None
-        self._fixed: Fixed | None = None
 
     @property
     def on(self) -> bool:
@@ -59,15 +58,22 @@ class Quantizer(nn.Module):
         return bool(self.calibrated) if self._frozen is None else self._frozen
 
     @property
+    def _plain(self) -> bool:
+        """One interval for the whole tensor, which nothing will change."""
+        return self._frozen is not None and self.axis is None and self.beta is None
+
+    @property
     def bits(self) -> int:
         """The width of what comes out: the grid's, or 32 while the quantiser passes everything."""
         return self.grid.bits if self.on else IDENTITY_BITS
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._fixed is not None and not (self.training or self._bypassed or torch.is_grad_enabled()):
-            return round_fixed(x, *self._fixed)
         if not self.on:
             return x
+        if self._plain and not (self.training or torch.is_grad_enabled()):
+            fixed = self.source.fixed(self.grid)
+            if fixed is not None:
+                return round_fixed(x, *fixed)
         if self.beta is not None or (self.training and self.dropout and self.grid.offset):
             shift = self._shift(x)
             return self.rounded(x - shift) + shift
@@ -115,11 +121,8 @@ class Quantizer(nn.Module):
             raise ValueError("the step is not finite: the calibration data holds NaN or infinity")
 
     def freeze(self) -> None:
-        """Read `calibrated`, and a single fixed interval, once and for all: sampling never waits for the device."""
+        """Read `calibrated` once and for all: sampling never waits for the device."""
         self._frozen = bool(self.calibrated)
-        if self.on and self.axis is None and self.beta is None and isinstance(self.source, Static):
-            step, zero_point = self.source.over_time()
-            self._fixed = fixed(float(step), None if zero_point is None else float(zero_point), self.grid)
 
     def deployed(self) -> dict[str, tuple[Tensor, float]]:
         """What an integer kernel keeps of it, with bits: steps, zero points as codes, both for every tabulated time."""
@@ -146,7 +149,7 @@ class Quantizer(nn.Module):
         return value.reshape(shape)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._frozen = self._fixed = None
+        self._frozen = None
         super()._load_from_state_dict(*args, **kwargs)
 
 

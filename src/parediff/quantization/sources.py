@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from parediff.quantization.grid import SMALLEST_STEP
+from parediff.quantization.arithmetic import Fixed, fixed_rows
+from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.time_context import TimeContext
 
 Interval = tuple[Tensor, Tensor | None]
@@ -32,6 +33,10 @@ class StepSource(nn.Module, ABC):
     @abstractmethod
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
         """Take over the result of a search, in place; for all time."""
+
+    def fixed(self, grid: Grid) -> Fixed | None:
+        """The one interval of the whole tensor at the call under way, where numbers tell it."""
+        return None
 
     def over_time(self) -> Interval:
         """All that is known beforehand: [K] or [K, groups] of a timed source at its context's steps, else as filled."""
@@ -56,18 +61,30 @@ class Static(StepSource):
         super().__init__()
         self.register_buffer("step", torch.ones(shape_of(groups)))
         self.register_buffer("zero", torch.zeros(shape_of(groups)) if zero_point else None)
+        self._fixed: Fixed | None = None
 
     def forward(self, x: Tensor) -> Interval:
         return self.step, self.zero
 
+    def fixed(self, grid: Grid) -> Fixed | None:
+        if self._fixed is None and not self.step.ndim:
+            zero = None if self.zero is None else self.zero[None]
+            self._fixed = fixed_rows(self.step[None], zero, grid)[0]
+        return self._fixed
+
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
+        self._fixed = None
         self.step.copy_(step.clamp_min(SMALLEST_STEP))
         if self.zero is not None and zero_point is not None:
             self.zero.copy_(zero_point.round())
 
     def over_time(self) -> Interval:
         return self.step, self.zero
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._fixed = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 class Learned(StepSource):
@@ -116,10 +133,25 @@ class TimedSource(StepSource):
     def __init__(self, context: TimeContext) -> None:
         super().__init__()
         self._context = (context,)  # the denoiser's child, not ours: copied with the denoiser
+        self._rows: list[Fixed] | None = None
 
     @property
     def context(self) -> TimeContext:
         return self._context[0]
+
+    @property
+    def tabulated(self) -> bool:
+        """Whether `over_time` is what calls get."""
+        return True
+
+    def fixed(self, grid: Grid) -> Fixed | None:
+        """Where all of the batch is at one tabulated time step."""
+        entry = self.context.entry if self.tabulated else None
+        if entry is None:
+            return None
+        if self._rows is None:
+            self._rows = fixed_rows(*self.over_time(), grid)
+        return self._rows[entry]
 
     def look_up(self, steps: Tensor, zeros: Tensor | None) -> Interval:
         """Rows of tables over the context's steps; zero points between two entries are rounded."""
@@ -150,6 +182,7 @@ class PerStep(TimedSource):
     @torch.no_grad()
     def fill_entries(self, rows: slice, step: Tensor, zero_point: Tensor | None) -> None:
         """The interval at some of the tabulated steps; it broadcasts over them."""
+        self._rows = None
         self.entries[rows] = step.clamp_min(SMALLEST_STEP)
         if self.zeros is not None and zero_point is not None:
             self.zeros[rows] = zero_point.round()
@@ -157,6 +190,10 @@ class PerStep(TimedSource):
     def over_time(self) -> Interval:
         count = len(self.context.known)
         return self.entries[:count], None if self.zeros is None else self.zeros[:count]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._rows = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 def scale_gradient(tensor: Tensor, scale: float) -> Tensor:

@@ -48,6 +48,7 @@ class TimeContext(nn.Module):
         self._places: tuple[Tensor, Tensor, Tensor] | None = None
         self._embedding: Tensor | None = None
         self._distinct: list[float] | None = None
+        self._entry: list[int | None] = []
 
     @property
     def t(self) -> Tensor:
@@ -79,6 +80,22 @@ class TimeContext(nn.Module):
             self._distinct = [float(t) for t in self.t.unique()]
         return self._distinct
 
+    @property
+    def entry(self) -> int | None:
+        """The place of the call's one time step among the tabulated; None where there are several or none.
+
+        On a device it is None too: to read a number there is to wait for it.
+        """
+        if not self._entry:
+            self._entry.append(self._find_entry())
+        return self._entry[0]
+
+    def _find_entry(self) -> int | None:
+        if self.t.device.type != "cpu" or self.steps.device.type != "cpu" or len(self.distinct) != 1:
+            return None
+        place = (self.known == self.distinct[0]).nonzero()
+        return int(place) if len(place) else None
+
     def remember_all(self, times: Iterable[Tensor]) -> None:
         """Take the time steps [B] of many calls for the tables."""
         found = [t.double() for t in times]
@@ -91,6 +108,7 @@ class TimeContext(nn.Module):
         distinct = steps.detach().double().unique().to(self.steps)
         if len(distinct) > len(self.steps):
             raise ValueError(f"{len(distinct)} time steps; tables hold {len(self.steps)}")
+        self._forget()
         self.steps.fill_(UNUSED)
         self.steps[: len(distinct)] = distinct
 
