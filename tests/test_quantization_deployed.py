@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import tiny
+from parediff.atomic import write_atomically
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.cost import Stored, exported, size, size_bytes
+from parediff.errors import RequestError
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.compress import compress
+from parediff.pipeline.export import packed, read_exported, to_bytes, unpacked
 from parediff.quantization.layers import FoldableLayer, SplitQuantizedLayer, layers_of
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.sources import PerStep, Static
@@ -91,10 +96,16 @@ def weights(layer: FoldableLayer, path: str, state: dict[str, Stored]) -> list[T
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_exported_state_is_all_that_is_needed_and_its_bytes_are_the_size(name: str) -> None:
+def test_the_exported_state_is_all_that_is_needed_and_its_bytes_are_the_size(name: str, tmp_path: Path) -> None:
     model = quantised(name)
     state = exported(model.denoiser)
-    again = read_back(name, state)
+    file = write_atomically(tmp_path / "deployed.safetensors", to_bytes(state))
+    from_disk = read_exported(file)
+    assert {key: stored.bits for key, stored in from_disk.items()} == {key: one.bits for key, one in state.items()}
+    assert all(torch.equal(from_disk[key].tensor, state[key].tensor) for key in state)
+    (header,) = struct.unpack("<Q", file.read_bytes()[:8])
+    assert file.stat().st_size - 8 - header == size_bytes(model.denoiser)
+    again = read_back(name, from_disk)
     assert torch.allclose(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM), atol=1e-5)
     assert size_bytes(model.denoiser) == sum(stored.bytes for stored in state.values())
     assert not any(word in key for key in state for word in ("hidden", "last", ".v", "learned", "calibrated"))
@@ -113,3 +124,19 @@ def test_learned_rounding_and_generators_weigh_nothing_and_tables_four_bytes_a_s
     zeros = sum(4 * 8 // 8 if m.grid.bits == 8 else 4 * m.grid.bits / 8 for m in timed if m.grid.has_zero_point)
     extra = size(tables.denoiser).other - size(plain.denoiser).other
     assert extra == pytest.approx(4 * 4 * len(timed) + zeros + 4 * 5, abs=len(timed))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7, 8, 12])
+def test_codes_are_packed_at_their_bits_and_come_back(bits: int) -> None:
+    codes = torch.randint(2**bits, (37,), generator=torch.Generator().manual_seed(bits))
+    data = packed(codes, bits)
+    assert data.numel() == -(-37 * bits // 8)
+    assert torch.equal(unpacked(data, bits, 37), codes)
+    with pytest.raises(ValueError, match="does not fit"):
+        packed(codes + 2**bits, bits)
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(b"nothing of ours")
+    with pytest.raises(RequestError, match="parediff export"):
+        read_exported(tmp_path / "other.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,12 @@ def test_a_kept_model_draws_the_same_images_bit_for_bit_and_can_be_compressed_fu
     again += ["workload.count=6", "workload.batch_size=4", "workload.blocks=2", f"runs_dir={tmp_path / 'again'}"]
     assert main(["run", *again]) == 0
     assert main(["run", *again, "method=[frdiff]", "study=further"]) == 0
+    out = tmp_path / "deployed.safetensors"
+    assert main(["export", str(kept.folder), str(out)]) == 0
+    (header,) = struct.unpack("<Q", out.read_bytes()[:8])
+    assert out.stat().st_size - 8 - header == kept.cost["size_bytes"]
+    assert main(["export", str(kept.folder), str(tmp_path / "deployed.bin")]) == 2
+    assert main(["export", str(tmp_path), str(out)]) == 2
     by_study = {found.study: found for found in record.find([tmp_path / "again"]).records}
     same, further = by_study["default"], by_study["further"]
     assert kept.folder is not None

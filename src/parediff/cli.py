@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from parediff import __version__
 
-COMMANDS = ("run", "train", "evaluate", "front", "compare", "status", "dashboard", "list", "bench", "sync")
+COMMANDS = ("run", "train", "evaluate", "export", "front", "compare", "status", "dashboard", "list", "bench", "sync")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
