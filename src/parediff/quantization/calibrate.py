@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.quantization.generated import Generated
 from parediff.quantization.intervals import IntervalKind, naming, over_time
-from parediff.quantization.layers import FoldableLayer, layers_of
+from parediff.quantization.layers import FoldableLayer, folded, layers_of
 from parediff.quantization.own_steps import walk
 from parediff.quantization.samples import Reservoir, Samples, TimedReservoir, joined, observing
 from parediff.quantization.search import Search
@@ -60,7 +61,8 @@ def calibrate(root: nn.Module, calls: Iterable[Any], run: Run, plan: Plan) -> No
     quantizers = input_quantizers(root)
     if plan.context is not None:
         plan.context.remember_all(call.t for call in calls)
-    samples = observe(quantizers, calls, run, plan)
+    with folded(root) if plan.weights_first else nullcontext():
+        samples = observe(quantizers, calls, run, plan)
     for name, quantizer in quantizers.items():
         if getattr(quantizer, "beta", None) is not None:
             quantizer.beta.data.copy_(samples[name].values.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -167,6 +169,19 @@ class QuantizedMatmul(nn.Module):
 def layers_of(root: nn.Module) -> dict[str, Any]:
     """Every quantised layer and product by its path."""
     return {path: child for path, child in root.named_modules() if isinstance(child, FoldableLayer | QuantizedMatmul)}
+
+
+@contextmanager
+def folded(root: nn.Module) -> Iterator[None]:
+    """Weights are rounded once for all calls of the block."""
+    layers = [module for module in root.modules() if isinstance(module, FoldableLayer)]
+    for layer in layers:
+        layer.fold()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unfold()
 
 
 def fold(root: nn.Module) -> None:

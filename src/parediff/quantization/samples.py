@@ -110,7 +110,7 @@ class Reservoir:
             self.range = torch.stack([torch.minimum(self.range[0], seen[0]), torch.maximum(self.range[1], seen[1])])
             self.moving = torch.lerp(seen, self.moving, MOMENTUM)
         self.chunks.append(self._chosen(values, x))
-        if sum(len(chunk[0]) for chunk in self.chunks) > 2 * self._columns(values):
+        if sum(len(chunk[0]) for chunk in self.chunks) > 1.5 * self._columns(values):
             self.chunks = [self._survivors()]
             self.largest_key = float(self.chunks[0][0].amax())
 
