@@ -28,8 +28,10 @@ from parediff.report import page
 from parediff.report.columns import IDENTITY, columns, row
 from parediff.report.dashboard import chunks, content, pictures, thinning, write
 from parediff.report.dashboard.collection import Collection
+from parediff.report.dashboard.published import published_points
 from parediff.report.dashboard.serve import Live, server
 from parediff.report.palette import COLOURS, MARKERS, styles
+from parediff.resources import shipped
 from parediff.results import record as records
 from synthetic import record, scored, study, write_study
 
@@ -461,3 +463,13 @@ def test_the_benchmark_measures_a_small_page(tmp_path: Path) -> None:
     assert len(shown(tmp_path / "page")) == 40
     with pytest.raises(RequestError, match="records=0"):
         main(["records=0"], console)
+
+
+def test_published_numbers_come_with_source_and_status_and_a_metric_that_is_ours() -> None:
+    points = published_points()
+    statuses = {"primary", "primary-of-other-paper", "secondary", "user-report", "unverified"}
+    assert {"tdq", "nipq", "qncd", "data_free"} <= {own["study"] for own in points}
+    assert all(own["status"] in statuses and own["source"] and own["method"] for own in points)
+    assert {own["metric"] for own in points} <= {path.stem for path in (shipped("conf") / "metric").glob("*.yaml")} | {
+        "sfid"
+    }
