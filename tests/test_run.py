@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 import tiny
 from parediff import atomic
 from parediff.cli import main
+from parediff.config.compose import Composer
+from parediff.config.request import build
 from parediff.errors import RequestError
+from parediff.pipeline.run import protocol_of
 from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
@@ -231,3 +235,19 @@ def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
     assert found.cost["bops"] < found.baseline["cost"]["bops"]
     assert found.methods == ["ptq"]
     assert found.fired["ptq"]
+
+
+def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(folder: Path) -> None:
+    asked = ["model=pipeline", f"model.path={folder}", "metric=[psnr]", "tracker=none", "reference.steps=6"]
+
+    def protocol(*more: str) -> dict[str, Any]:
+        return protocol_of(build(Composer("config").compose([*asked, "workload.count=6", "workload.blocks=2", *more])))
+
+    told = protocol()
+    assert told["workload"] == {"count": 6, "conditions": None}
+    assert told["reference"]["steps"] == 6
+    assert told["versions"] == {name: version(name) for name in ("torch", "diffusers", "torchmetrics", "clean-fid")}
+    assert set(told["code"]) > {"outputs", "psnr"}
+    assert protocol("workload.first_seed=100") == told, "other images, the same question"
+    others = (protocol("workload.count=8"), protocol("reference.steps=5"), protocol("metric=[psnr,ssim]"))
+    assert all(other != told for other in others)
