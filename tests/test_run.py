@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import struct
+import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,71 @@ def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(fol
     assert protocol("workload.first_seed=100") == told, "other images, the same question"
     others = (protocol("workload.count=8"), protocol("reference.steps=5"), protocol("metric=[psnr,ssim]"))
     assert all(other != told for other in others)
+
+
+def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_over(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.pipeline import run
+    from parediff.results.lease import lease
+
+    assert line() == 0
+    (found,) = records(tmp_path)
+    assert found.folder is not None
+    (found.folder / "record.json").rename(tmp_path / "kept.json")
+    work, waits, wait = threading.Event(), threading.Event(), run.awaited
+
+    def another() -> None:
+        with lease(found.folder, wait=False) as own:
+            assert own
+            work.set()
+            assert waits.wait(60)
+            time.sleep(0.3)
+            (tmp_path / "kept.json").rename(found.folder / "record.json")
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    assert work.wait(10)
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("the same work was done twice"))
+    monkeypatch.setattr(run, "awaited", lambda config: (waits.set(), wait(config))[1])
+    assert line() == 0
+    thread.join()
+    assert "worked on by another process" in " ".join(capsys.readouterr().err.split())
+
+
+def test_resume_failed_repeats_what_failed_and_nothing_else(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.models.diffusion.pipeline import DiffusionModel
+
+    plain = DiffusionModel.generate
+
+    def fails_at_two_steps(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
+        if sampler.steps == 2:
+            raise ArithmeticError("planted")
+        return plain(self, seeds, conditions, sampler)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(DiffusionModel, "generate", fails_at_two_steps)
+        assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
+    capsys.readouterr()
+    assert line("-m", "sampler.steps=2,3,4", "front.y=psnr", "resume=failed") == 0
+    assert sorted(found.sampler["steps"] for found in records(tmp_path)) == [2, 4]
+    assert {found.status for found in records(tmp_path)} == {"finished"}
+    assert "left alone" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_failure_never_takes_the_place_of_a_finished_record(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.models.diffusion.pipeline import DiffusionModel
+
+    def fails(*_: Any) -> Any:
+        raise ArithmeticError("planted")
+
+    assert line() == 0
+    before = records(tmp_path)
+    monkeypatch.setattr(DiffusionModel, "generate", fails)
+    assert line("resume=false") == 1
+    assert "planted (the finished record of before is kept)" in " ".join(capsys.readouterr().err.split())
+    assert records(tmp_path) == before

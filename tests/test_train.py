@@ -190,7 +190,10 @@ def test_a_transformer_begins_as_identity_and_draws_nothing_in_training() -> Non
         (["trainer.max_steps=0"], "trainer.max_steps=0: "),
         (["trainer.max_steps=many"], "trainer.max_steps=many: "),
         (["data.batch_size=0"], "data.batch_size=0: "),
-        (["learner.schedule=linear"], "learner.schedule=linear: one of constant, cosine is accepted"),
+        (
+            ["learner.schedule=stairs"],
+            "learner.schedule=stairs: one of constant, cosine, linear, inverse_sqrt is",
+        ),
         (["learner.label_dropout=0.1"], "learner.label_dropout=0.1: 0 for a network without classes"),
         (
             ["model=dit_cifar10", "data=digits"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from parediff import atomic
+from parediff.atomic import WriteError
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.models.classifiers.networks import ConvNet
-from parediff.training.base import Learner, generator_of, warmed_constant, warmed_cosine
+from parediff.training.base import (
+    Learner,
+    generator_of,
+    warmed_constant,
+    warmed_cosine,
+    warmed_inverse_sqrt,
+    warmed_linear,
+)
 from parediff.training.classification import Classification, shifted
 from parediff.training.denoising import Denoising, spread_timesteps
 from parediff.training.ema import EMA
@@ -273,7 +283,54 @@ def test_a_constant_learning_rate_warms_up_and_stays_however_long_the_training()
     assert warmed_constant(0, 0, 1) == 1
 
 
-@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])
+def test_a_line_falls_to_zero_and_the_inverse_root_does_not_ask_for_the_end() -> None:
+    assert [warmed_linear(step, 4, 12) for step in (0, 3, 4, 8, 12, 20)] == pytest.approx([0.25, 1, 1, 0.5, 0, 0])
+    assert [warmed_inverse_sqrt(step, 4, 9) for step in (0, 3, 15, 63)] == pytest.approx([0.25, 1, 0.5, 0.25])
+    assert warmed_inverse_sqrt(63, 4, 9) == warmed_inverse_sqrt(63, 4, 99)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("constant", "does not depend on their number"),
+        ("cosine", r"here the rate is 0\.\d+ of its full value instead of 0,"),
+    ],
+)
+def test_going_on_with_another_number_of_steps_says_what_it_does_to_the_rate(
+    tmp_path: Path, schedule: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = lambda steps, **more: trainer(max_steps=steps, checkpoint_every=1).fit(  # noqa: E731
+        Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule})), tmp_path, **more
+    )
+    run(4)
+    run(4, ckpt_path="last")
+    assert "begun for" not in caplog.text
+    run(6, ckpt_path="last")
+    assert re.search(f"max_steps=6: the training was begun for 4 steps and goes on at step 4; .*{said}", caplog.text)
+    with pytest.raises(RequestError, match="max_steps=5: 6 or more"):
+        run(5, ckpt_path="last")
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lambda **more: trainer(max_steps=4, checkpoint_every=2).fit(  # noqa: E731
+        Regression(nn.Linear(3, 1), **SETTINGS), tmp_path, **more
+    )
+    write = atomic._replace
+
+    def full(path: Path, data: bytes) -> None:
+        if "step=4" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(atomic, "_replace", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        run()
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "step=2.ckpt"]
+    run(ckpt_path="last")
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0)])
 def test_the_schedule_is_chosen_by_name(tmp_path: Path, schedule: str, last: float) -> None:
     learner = Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule}))
     trainer(max_steps=6, checkpoint_every=0).fit(learner, tmp_path)
@@ -337,7 +394,7 @@ def test_shifted_images_stay_whole_within_the_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("max_steps", 0), ("gradient_clip", -1.0), ("devices", 2), ("log_every", 0), ("max_steps", "x")]
+    ("key", "value"), [("max_steps", 0), ("gradient_clip", -1.0), ("devices", 0), ("log_every", 0), ("max_steps", "x")]
 )
 def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
@@ -345,7 +402,7 @@ def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "linear")]
+    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "stairs")]
 )
 def test_a_wrong_learner_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from parediff.calibration.store import CallStore
 from parediff.models.diffusion.door import Call
@@ -39,17 +40,17 @@ class CallSource(CalibrationSource):
 class LazyCalls:
     """Calls that are recorded when first asked for, and stay the same after: in a file, not in memory.
 
-    `seconds` the recording took, and `rows` it gave; 0 before.
+    `seconds` the recording took, and `rows` it gave; 0 before. The file lies below `folder`.
     """
 
-    def __init__(self, source: CallSource, model: DiffusionModel, sampler: Sampler) -> None:
-        self._source, self._model, self._sampler = source, model, sampler
+    def __init__(self, source: CallSource, model: DiffusionModel, sampler: Sampler, folder: Path | None = None) -> None:
+        self._source, self._model, self._sampler, self._folder = source, model, sampler, folder
         self._calls: CallStore | None = None
         self.seconds, self.rows = 0.0, 0
 
     def __iter__(self) -> Iterator[Call]:
         if self._calls is None:
-            start, calls = time.perf_counter(), CallStore()
+            start, calls = time.perf_counter(), CallStore(self._folder)
             for call in self._source.record(self._model, self._sampler):
                 calls.append(call)
                 self.rows += len(call.x)

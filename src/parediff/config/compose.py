@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from parediff.config.catalogue import experiment_files, options
 from parediff.config.loader import Loader
 from parediff.config.study import Overrides, Study, key_of, of_all_runs
+from parediff.config.submission import cluster_of, submit
 from parediff.errors import RequestError, nearest
 from parediff.resources import shipped
 
@@ -74,10 +76,26 @@ class Composer:
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
-        config = self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
+        config = self._launching(overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
         return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
+
+    def hands_over(self, overrides: Sequence[str]) -> bool:
+        """Whether the chosen launcher gives runs to a cluster and does not wait for them."""
+        return cluster_of(self._launching(overrides)) is not None
+
+    def submit(
+        self, jobs: Mapping[str, Overrides], task: Any, overrides: Sequence[str], folder: Path
+    ) -> dict[str, str]:
+        """Job ids by run, of a launcher that hands over; `folder` is the study's."""
+        config = self._launching(overrides)
+        composed = {run: self.compose(job) for run, job in jobs.items()}
+        return submit(config.hydra.launcher, str(cluster_of(config)), folder, composed, task)
+
+    def _launching(self, overrides: Sequence[str]) -> DictConfig:
+        """The config that says how to launch."""
+        return self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
         """Hydra's complaint as key, value and what is accepted."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parediff.atomic import write_atomically
+from parediff.atomic import tidy, write_atomically
 from parediff.errors import RequestError
 from parediff.report.dashboard.write import write_either
 from parediff.report.figure import figure
 from parediff.report.table import printable, remarks, table
 from parediff.results.front import Front, build_fronts, left_out
+from parediff.results.lease import lease
 from parediff.results.record import Record, find
 
 
@@ -45,8 +46,10 @@ def study_front(folder: Path, x: str | None, y: str | None, console: Any) -> tup
     records, warnings = find([folder])
     fronts = _fronts_or_default(records, x, y, warnings)
     show(fronts, records, warnings, console)
-    write_atomically(folder / "front.json", as_json(fronts))
-    page = write_either([folder], folder / "front.html", (fronts[0].x.key, fronts[0].y.key))
+    with lease(folder, wait=True):
+        tidy(folder)
+        write_atomically(folder / "front.json", as_json(fronts))
+        page = write_either([folder], folder / "front.html", (fronts[0].x.key, fronts[0].y.key))
     return fronts[0].to_json(), figure(fronts[0]), page
 
 
