@@ -13,7 +13,20 @@ from contextlib import contextmanager
 
 from parediff import __version__
 
-COMMANDS = ("run", "train", "evaluate", "export", "front", "compare", "status", "dashboard", "list", "bench", "sync")
+COMMANDS = (
+    "run",
+    "search",
+    "train",
+    "evaluate",
+    "export",
+    "front",
+    "compare",
+    "status",
+    "dashboard",
+    "list",
+    "bench",
+    "sync",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ def options(group: str) -> list[str]:
 
 
 def plural(group: str) -> str:
-    return group if group in ("data", "calibration", "statistics") else f"{group}s"
+    return {"search": "searches"}.get(group, group if group in ("data", "calibration", "statistics") else f"{group}s")
 
 
 def experiment_files() -> dict[str, Path]:
