@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from parediff import atomic
 from parediff.atomic import WriteError
+from parediff.data.base import StepBatches
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.models.classifiers.networks import ConvNet
@@ -407,3 +408,31 @@ def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
 def test_a_wrong_learner_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
         Regression(nn.Linear(3, 1), **(SETTINGS | {key: value}))
+
+
+def test_two_processes_train_as_one_where_nothing_is_random(tmp_path: Path) -> None:
+    def learner() -> Classification:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        return Classification(network, label_smoothing=0.0, shift=0, **SETTINGS)
+
+    data = Digits(held_out=0.2, split_seed=0, batch_size=16, seed=0, workers=0, flip=False)
+    one, two = learner(), learner()
+    trainer(max_steps=5).fit(one, tmp_path / "one", data=data)
+    trainer(max_steps=5, devices=2).fit(two, tmp_path / "two", data=data)
+    assert torch.allclose(one.network[1].weight, two.network[1].weight, atol=1e-6)
+    assert (tmp_path / "two" / "checkpoints" / "last.ckpt").exists()
+    with pytest.raises(RequestError, match=r"trainer\.devices=2: a divisor of data\.batch_size=3"):
+        StepBatches(9, 3, 0, range(1), share=(0, 2))
+
+
+def test_a_batch_is_shared_without_rest_or_overlap() -> None:
+    whole = list(StepBatches(20, 6, 0, range(4)))
+    parts = [list(StepBatches(20, 6, 0, range(4), share=(rank, 3))) for rank in range(3)]
+    put_together = [sorted(index for part in step for index in part) for step in zip(*parts, strict=True)]
+    assert put_together == [sorted(batch) for batch in whole]
+
+
+def test_a_training_that_makes_its_own_batches_has_one_process(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="devices=2: 1: this training makes its own batches"):
+        trainer(devices=2).fit(Regression(nn.Linear(3, 1), **SETTINGS), tmp_path)

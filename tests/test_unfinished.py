@@ -138,6 +138,24 @@ def test_methods_that_are_through_are_not_calibrated_again(
     assert one.calibration["samples"] == other.calibration["samples"]
 
 
+def test_trajectories_that_are_recorded_are_not_recorded_again(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["method=[ptq]", "calibration.count=6", "calibration.batch_size=2", "save=true"]
+    assert line("runs_dir=whole", *asked) == 0
+    with monkeypatch.context() as patched:
+        counted(patched, 6)  # four batches of the baseline, two of three trajectories
+        with pytest.raises(Cut):
+            line("runs_dir=cut", *asked)
+    with monkeypatch.context() as patched:
+        drawn = counted(patched, None)
+        assert line("runs_dir=cut", *asked) == 0
+    assert len(drawn) == 1 + 4
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
+    kept, whole = (next((tmp_path / name).rglob("denoiser.safetensors")) for name in ("cut", "whole"))
+    assert kept.read_bytes() == whole.read_bytes()
+
+
 def test_what_is_through_is_said_by_place_and_the_earlier_state_goes(tmp_path: Path) -> None:
     kept = Unfinished(tmp_path, "code")
     assert kept.settled(2) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,13 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import parediff.config.resolvers  # noqa: F401 - for what is composed
 from parediff.config.catalogue import experiment_files, options
 from parediff.config.loader import Loader
 from parediff.config.study import Overrides, Study, key_of, of_all_runs
 from parediff.config.submission import cluster_of, submit
 from parediff.errors import RequestError, nearest
 from parediff.resources import shipped
-
-OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
-OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
-"""For seed sets: `first_seed: ${product:100000,${seed}}`."""
 
 
 class Composer:

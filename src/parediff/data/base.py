@@ -45,10 +45,8 @@ class Images(pl.LightningDataModule, ABC):
             raise RuntimeError("train_dataloader belongs to a trainer; iterate over .train otherwise")
         steps = range(self.trainer.global_step, int(self.trainer.max_steps))
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        if self.batch_size % world:
-            raise RequestError("trainer.devices", world, f"a divisor of data.batch_size={self.batch_size}")
-        part = slice(rank, None, world)
-        batches = StepBatches(len(self.train), self.batch_size, self.seed, steps, part)  # type: ignore[arg-type]
+        count = len(self.train)  # type: ignore[arg-type]
+        batches = StepBatches(count, self.batch_size, self.seed, steps, share=(rank, world))
         return DataLoader(self.train, batch_sampler=batches, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -67,11 +65,13 @@ class Images(pl.LightningDataModule, ABC):
 class StepBatches(Sampler[list[int]]):
     """Batch k of endless reshuffled passes, for k in `steps`: a function of (seed, k), so resuming needs no state.
 
-    `part` is what one of several processes has of every batch.
+    `share`: (which, of how many) processes this one is; each has an equal part of every batch.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, steps: range, part: slice = slice(None)) -> None:
-        self.count, self.batch_size, self.seed, self.steps, self.part = count, batch_size, seed, steps, part
+    def __init__(self, count: int, batch_size: int, seed: int, steps: range, share: tuple[int, int] = (0, 1)) -> None:
+        if batch_size % share[1]:
+            raise RequestError("trainer.devices", share[1], f"a divisor of data.batch_size={batch_size}")
+        self.count, self.batch_size, self.seed, self.steps, self.share = count, batch_size, seed, steps, share
 
     def __len__(self) -> int:
         return self.steps.stop
@@ -84,7 +84,7 @@ class StepBatches(Sampler[list[int]]):
                 if position // self.count != epoch:
                     epoch, order = position // self.count, self._order(position // self.count)
                 batch.append(int(order[position % self.count]))
-            yield batch[self.part]
+            yield batch[self.share[0] :: self.share[1]]
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

@@ -32,8 +32,10 @@ class Unfinished:
         if (mark.read_text() if mark.is_file() else None) != key:
             self.remove()
             write_atomically(mark, key)
-        shutil.rmtree(self.calls, ignore_errors=True)
-        tidy(self.folder)
+        for temporary in self.calls.glob("parediff-calls-*"):  # a store of a process that is gone
+            shutil.rmtree(temporary, ignore_errors=True)
+        for place in (self.folder, self.calls):
+            tidy(place)
         self.blocks = Blocks(self.folder / "images")
 
     def training(self, name: str) -> Path:
@@ -42,13 +44,14 @@ class Unfinished:
 
     @property
     def calls(self) -> Path:
-        """Where recorded calls lie while they are used; what an earlier process recorded is gone."""
+        """Where calls lie that are recorded for the method that comes next."""
         return self.folder / "calls"
 
     def settle(self, place: int, state: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
         """Keep the state after the method at `place`, and what is to be told of it; the earlier ones go."""
         content = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         write_atomically(self._state(place), save(content))
+        shutil.rmtree(self.calls, ignore_errors=True)
         write_atomically(self._told(place), json.dumps(dict(told)))  # where this stands, both are whole
         for earlier in range(place):
             self._told(earlier).unlink(missing_ok=True)
