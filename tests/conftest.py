@@ -20,3 +20,13 @@ def _nothing_draws_from_the_global_generator_unseeded() -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where small random networks in the extractors' own formats are kept, see networks.py."""
     return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny unconditional pipeline on disk, for runs of the whole line."""
+    import tiny
+
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.unconditional_model().pipeline.save_pretrained(path)
+    return path

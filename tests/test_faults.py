@@ -32,25 +32,24 @@ from parediff.results.progress import Study, in_words, report
 KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
-def asked(model: Path) -> list[str]:
-    fixed = ["model=pipeline", f"model.path={model}", "metric=[psnr,ssim]", "tracker=none", "cost=[macs,bops,nfe]"]
+def asked(saved_model: Path) -> list[str]:
+    fixed = [
+        "model=pipeline",
+        f"model.path={saved_model}",
+        "metric=[psnr,ssim]",
+        "tracker=none",
+        "cost=[macs,bops,nfe]",
+    ]
     fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
     fixed += ["calibration.count=2", "data=digits", "trainer.max_steps=4", "trainer.checkpoint_every=2", "study=s"]
     return [*fixed, "trainer.progress=false", "trainer.accelerator=cpu", "front.y=psnr"]
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of the unbroken run."""
     runs = tmp_path_factory.mktemp("whole")
-    assert run([*asked(model), "method=[tdq]", f"runs_dir={runs}"], None) == 0
+    assert run([*asked(saved_model), "method=[tdq]", f"runs_dir={runs}"], None) == 0
     return numbers(runs)
 
 
@@ -63,8 +62,10 @@ def is_tidy(runs: Path) -> bool:
     return not [*runs.rglob("*.tmp"), *runs.rglob("unfinished"), *runs.rglob("progress.json"), *runs.rglob("training")]
 
 
-def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(model: Path, whole: dict[str, Any], tmp_path: Path) -> None:
-    overrides = [*asked(model), "method=[tdq]", f"runs_dir={tmp_path}"]
+def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
+    saved_model: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    overrides = [*asked(saved_model), "method=[tdq]", f"runs_dir={tmp_path}"]
     for place, after in (("sampling", 3), ("calibration", 2), ("training", 3), ("record", 3), ("evaluation", 3)):
         assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place
         assert records.find([tmp_path]).warnings == []
@@ -76,8 +77,8 @@ def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(model: Path, whole: 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", range(1, 9))
 @pytest.mark.parametrize("place", PLACES)
-def test_sigkill_anywhere(model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
-    overrides = [*asked(model), "method=[tdq]", f"runs_dir={tmp_path}"]
+def test_sigkill_anywhere(saved_model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
+    overrides = [*asked(saved_model), "method=[tdq]", f"runs_dir={tmp_path}"]
     while after > 0 and run(overrides, Strike(place, after)) == -signal.SIGKILL:
         after -= 1
     assert run(overrides, None) == 0
@@ -86,9 +87,9 @@ def test_sigkill_anywhere(model: Path, whole: dict[str, Any], tmp_path: Path, pl
 
 
 @pytest.fixture
-def line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.chdir(tmp_path)
-    return lambda *overrides: main(["run", *asked(model), "runs_dir=runs", *overrides])
+    return lambda *overrides: main(["run", *asked(saved_model), "runs_dir=runs", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -168,16 +169,9 @@ def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pyte
 def test_too_little_memory_is_on_record_with_what_to_do_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    plain = DiffusionModel.generate
-
-    def generate(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
-        if sampler.eta == 1:
-            raise error
-        return plain(self, seeds, conditions, sampler)
-
     points = "points=[['sampler.eta=0.0'],['sampler.eta=1.0']]"
     with monkeypatch.context() as patched:
-        patched.setattr(DiffusionModel, "generate", generate)
+        tiny.fail_where(patched, lambda sampler: sampler.eta == 1, error)
         assert line(points) == 1
     by_status = {found.status: found for found in records.find([tmp_path / "runs"]).records}
     assert set(by_status) == {"failed", "finished"}
@@ -186,14 +180,16 @@ def test_too_little_memory_is_on_record_with_what_to_do_and_the_others_finish(
     assert {found.status for found in records.find([tmp_path / "runs"]).records} == {"finished"}
 
 
-def requests_of(model: Path, tmp_path: Path, *steps: int) -> list[Request]:
+def requests_of(saved_model: Path, tmp_path: Path, *steps: int) -> list[Request]:
     composer = Composer("config")
-    fixed = [*asked(model), f"runs_dir={tmp_path}"]
+    fixed = [*asked(saved_model), f"runs_dir={tmp_path}"]
     return [build(composer.compose([*fixed, f"sampler.steps={count}"])) for count in steps]
 
 
-def test_a_worker_that_is_killed_is_tried_again_and_takes_no_other_run_with_it(model: Path, tmp_path: Path) -> None:
-    requests, launches, told = requests_of(model, tmp_path, 1, 2, 3), list[list[int]](), list[str]()
+def test_a_worker_that_is_killed_is_tried_again_and_takes_no_other_run_with_it(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    requests, launches, told = requests_of(saved_model, tmp_path, 1, 2, 3), list[list[int]](), list[str]()
 
     def launch(places: Sequence[int]) -> list[Outcome]:
         """The second run kills its worker every time; the first finishes before that."""

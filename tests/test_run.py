@@ -26,20 +26,13 @@ from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`parediff run` on a tiny model, records below a folder of its own."""
     monkeypatch.chdir(tmp_path)
     fixed = [
         "model=pipeline",
-        f"model.path={folder}",
+        f"model.path={saved_model}",
         "metric=[psnr,ssim]",
         "tracker=none",
         "workload.count=6",
@@ -134,16 +127,7 @@ def test_several_values_without_m_are_refused(line: Any, tmp_path: Path, capsys:
 def test_a_failed_run_is_on_record_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.models.diffusion.pipeline import DiffusionModel
-
-    plain = DiffusionModel.generate
-
-    def fails_at_two_steps(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
-        if sampler.steps == 2:
-            raise ArithmeticError("planted")
-        return plain(self, seeds, conditions, sampler)
-
-    monkeypatch.setattr(DiffusionModel, "generate", fails_at_two_steps)
+    tiny.fail_where(monkeypatch, lambda sampler: sampler.steps == 2, ArithmeticError("planted"))
     assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
     captured = capsys.readouterr()
     assert "planted" in captured.err
@@ -288,17 +272,8 @@ def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_ov
 def test_resume_failed_repeats_what_failed_and_nothing_else(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.models.diffusion.pipeline import DiffusionModel
-
-    plain = DiffusionModel.generate
-
-    def fails_at_two_steps(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
-        if sampler.steps == 2:
-            raise ArithmeticError("planted")
-        return plain(self, seeds, conditions, sampler)
-
     with monkeypatch.context() as planted:
-        planted.setattr(DiffusionModel, "generate", fails_at_two_steps)
+        tiny.fail_where(planted, lambda sampler: sampler.steps == 2, ArithmeticError("planted"))
         assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
     capsys.readouterr()
     assert line("-m", "sampler.steps=2,3,4", "front.y=psnr", "resume=failed") == 0
@@ -310,14 +285,9 @@ def test_resume_failed_repeats_what_failed_and_nothing_else(
 def test_a_failure_never_takes_the_place_of_a_finished_record(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.models.diffusion.pipeline import DiffusionModel
-
-    def fails(*_: Any) -> Any:
-        raise ArithmeticError("planted")
-
     assert line() == 0
     before = records(tmp_path)
-    monkeypatch.setattr(DiffusionModel, "generate", fails)
+    tiny.fail_where(monkeypatch, lambda _: True, ArithmeticError("planted"))
     assert line("resume=false") == 1
     assert "planted (the finished record of before is kept)" in " ".join(capsys.readouterr().err.split())
     assert records(tmp_path) == before

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-import tiny
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.errors import RequestError
@@ -95,15 +94,8 @@ def test_a_wrong_search_is_refused_before_anything_runs(
         Search(asked(str(file(**changed)), []), Composer("config"), print)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def file(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A search of a tiny model in a file; keys of its `search` part can be changed."""
     monkeypatch.chdir(tmp_path)
 
@@ -117,7 +109,7 @@ def file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
                 {"override /tracker": "none"},
                 {"override /cost": ["macs", "bops", "nfe"]},
             ],
-            "model": {"path": str(model)},
+            "model": {"path": str(saved_model)},
             "study": "tiny",
             "workload": {"count": 4, "batch_size": 2, "blocks": 2},
             "reference": {"steps": 3},

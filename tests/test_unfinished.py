@@ -27,18 +27,17 @@ class Cut(BaseException):
     """The process is gone: nothing catches this."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`parediff run` of eight images, two at a time."""
     monkeypatch.chdir(tmp_path)
-    fixed = ["model=pipeline", f"model.path={folder}", "metric=[psnr,ssim]", "tracker=none", "cost=[macs,bops,nfe]"]
+    fixed = [
+        "model=pipeline",
+        f"model.path={saved_model}",
+        "metric=[psnr,ssim]",
+        "tracker=none",
+        "cost=[macs,bops,nfe]",
+    ]
     fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
     fixed += ["calibration.count=2"]
     return lambda *overrides: main(["run", *fixed, *overrides])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -202,3 +204,15 @@ def _text_encoder(kind: type = CLIPTextModel) -> CLIPTextModel:
             eos_token_id=1,
         )
     )
+
+
+def fail_where(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Sampler], bool], error: Exception) -> None:
+    """Sampling raises `error` under every sampler that meets the condition."""
+    plain = DiffusionModel.generate
+
+    def generate(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
+        if condition(sampler):
+            raise error
+        return plain(self, seeds, conditions, sampler)
+
+    monkeypatch.setattr(DiffusionModel, "generate", generate)
