@@ -49,7 +49,7 @@ def asked(saved_model: Path) -> list[str]:
 def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of the unbroken run."""
     runs = tmp_path_factory.mktemp("whole")
-    assert run([*asked(saved_model), "method=[tdq]", f"runs_dir={runs}"], None) == 0
+    assert run([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"], None) == 0
     return numbers(runs)
 
 
@@ -65,7 +65,7 @@ def is_tidy(runs: Path) -> bool:
 def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
     saved_model: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    overrides = [*asked(saved_model), "method=[tdq]", f"runs_dir={tmp_path}"]
+    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
     for place, after in (("sampling", 3), ("calibration", 2), ("training", 3), ("record", 3), ("evaluation", 3)):
         assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place
         assert records.find([tmp_path]).warnings == []
@@ -78,7 +78,7 @@ def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
 @pytest.mark.parametrize("after", range(1, 9))
 @pytest.mark.parametrize("place", PLACES)
 def test_sigkill_anywhere(saved_model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
-    overrides = [*asked(saved_model), "method=[tdq]", f"runs_dir={tmp_path}"]
+    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
     while after > 0 and run(overrides, Strike(place, after)) == -signal.SIGKILL:
         after -= 1
     assert run(overrides, None) == 0
@@ -152,8 +152,8 @@ def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pyte
     for after in range(2, 60):
         with monkeypatch.context() as patched:
             failing(patched, errno.ENOSPC, after)
-            ended = line("method=[tdq]", f"study=s{after}")
-        assert line("method=[tdq]", f"study=s{after}") == 0
+            ended = line("method=[lsq]", f"study=s{after}")
+        assert line("method=[lsq]", f"study=s{after}") == 0
         if ended == 0:
             break
     else:
@@ -227,11 +227,11 @@ def test_a_joblib_worker_that_is_killed_costs_nothing(line: Any, tmp_path: Path,
 
     thread = threading.Thread(target=kill)
     thread.start()
-    points = "points=[['method=[tdq]'],['sampler.eta=0.5']]"
+    points = "points=[['method=[lsq]'],['sampler.eta=0.5']]"
     assert line(points, "launcher=joblib") == 0
     thread.join()
     assert killed.is_set()
-    found = next(one for one in records.find([tmp_path / "runs"]).records if one.methods == ["tdq"])
+    found = next(one for one in records.find([tmp_path / "runs"]).records if one.methods == ["lsq"])
     assert {key: getattr(found, key) for key in KEPT} == whole
     assert is_tidy(tmp_path)
 

@@ -133,12 +133,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
     fixed += ["tracker=none", "calibration.count=2", "data=digits", "study=jobs", "front.y=psnr", "trainer=ddp"]
     fixed += ["trainer.devices=1", "trainer.max_steps=400", "trainer.progress=false", "trainer.accelerator=cpu"]
-    points = "points=[['sampler.steps=1'],['method=[tdq]']]"
+    points = "points=[['sampler.steps=1'],['method=[lsq]']]"
     return lambda *overrides: main(["run", *fixed, points, *overrides])
 
 
 def trained(runs: Path) -> records.Record:
-    return next(found for found in records.find([runs]).records if found.methods == ["tdq"])
+    return next(found for found in records.find([runs]).records if found.methods == ["lsq"])
 
 
 def training_now(runs: Path) -> str | None:
@@ -174,7 +174,7 @@ def test_a_study_by_submitits_local_executor_survives_a_preemption(
     ids = json.loads((runs / "jobs" / FILE).read_text())
     preempt_locally(ids[run])
     wait_for(
-        lambda: (runs / "jobs" / run / "training" / "tdq" / "checkpoints" / "last.ckpt").exists(), 60, "a checkpoint"
+        lambda: (runs / "jobs" / run / "training" / "lsq" / "checkpoints" / "last.ckpt").exists(), 60, "a checkpoint"
     )
     wait_for(lambda: finished(runs), 600, "the end")
     assert main(["front", str(runs), "--y", "psnr"]) == 0

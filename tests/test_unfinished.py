@@ -110,12 +110,12 @@ def test_blocks_of_another_machine_are_dropped(tmp_path: Path) -> None:
     assert again.kept(range(2, 4)) is None
 
 
-@pytest.mark.parametrize("methods", ["ptq,ptqd", "qncd,ptq", "frdiff,tdq"])
+@pytest.mark.parametrize("methods", ["ptq,ptqd", "qncd,ptq", "frdiff,lsq"])
 def test_methods_that_are_through_are_not_calibrated_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
     asked = [f"method=[{methods}]", "save=true"]
-    if "tdq" in methods:
+    if "lsq" in methods:
         asked += ["data=digits", "trainer.max_steps=2", "trainer.progress=false", "trainer.accelerator=cpu"]
     assert line("runs_dir=whole", *asked) == 0
     settle = Unfinished.settle

@@ -45,7 +45,7 @@ STUDY = (
     "trainer.progress=false",
     "trainer.accelerator=cpu",
     "device=cpu",
-    "points=[['method=[]'],['method=[ptq]'],['method=[tdq]']]",
+    "points=[['method=[]'],['method=[ptq]'],['method=[lsq]']]",
 )
 NUMBERS = ("quality", "fidelity", "stderr", "cost", "baseline", "protocol")
 MOST_STARTS = 50  # of one study: a run that cannot get on is a finding

@@ -1,4 +1,4 @@
-"""Processes that die on purpose: `parediff run` and writers of records, killed in the middle of their work."""
+"""Processes that die on purpose: runs and writers of records, killed in the middle of their work."""
 
 from __future__ import annotations
 
@@ -102,14 +102,19 @@ def forked(work: Callable[[], int]) -> int:
 
 
 def run(overrides: Sequence[str], strike: Strike | None) -> int:
-    """`parediff run` in a child, silently; its exit code."""
-    from parediff.commands.run import run_command
+    """Every run of a request in a child, one after the other and silently; 1 where one failed."""
+    from parediff.config.compose import Composer
+    from parediff.pipeline.run import awaited
+    from parediff.results.progress import write_plan
 
     def work() -> int:
         silent = io.StringIO()
         planted = struck(strike) if strike else contextlib.nullcontext()
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent), planted:
-            return run_command(overrides, multirun=False)
+            composer = Composer("config")
+            configs = [composer.compose(job) for job in composer.jobs(overrides)]
+            write_plan(Path(configs[0].runs_dir) / configs[0].study, {})
+            return int(any(awaited(config).status == "failed" for config in configs))
 
     return forked(work)
 
