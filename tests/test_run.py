@@ -223,8 +223,8 @@ def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
     assert found.fired["ptq"]
 
 
-def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(folder: Path) -> None:
-    asked = ["model=pipeline", f"model.path={folder}", "metric=[psnr]", "tracker=none", "reference.steps=6"]
+def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(saved_model: Path) -> None:
+    asked = ["model=pipeline", f"model.path={saved_model}", "metric=[psnr]", "tracker=none", "reference.steps=6"]
 
     def protocol(*more: str) -> dict[str, Any]:
         return protocol_of(build(Composer("config").compose([*asked, "workload.count=6", "workload.blocks=2", *more])))
