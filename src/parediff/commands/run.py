@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # heavy, and needed only once the command runs
     from rich.console import Console
 
-    from parediff.config.compose import Overrides
+    from parediff.config.compose import Composer, Overrides
     from parediff.config.request import Request
     from parediff.pipeline.run import Outcome
 
@@ -34,23 +34,17 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from rich.console import Console
 
     from parediff.config.compose import Composer
-    from parediff.config.request import build
-    from parediff.config.study import from_file
-    from parediff.errors import RequestError
-    from parediff.pipeline.progress import watching
-    from parediff.pipeline.run import launched
 
     messages, results = Console(stderr=True), Console()
     composer = Composer("config")
-    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
-    jobs = composer.jobs(overrides)
+    overrides, jobs, configs = asked_for(composer, overrides, multirun=multirun)
+    from parediff.config.request import build
+    from parediff.pipeline.progress import watching
+    from parediff.pipeline.run import launched
+
     for note in dict.fromkeys(composer.notes):
         messages.print(note, soft_wrap=True, highlight=False, markup=False)
-    swept = [override for override in overrides if composer.is_sweep(override)]
-    if swept and not multirun:
-        key, _, value = swept[0].partition("=")
-        raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
-    requests = [build(composer.compose(job)) for job in jobs]
+    requests = [build(config) for config in configs]
     jobs, requests = _distinct(jobs, requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     with watching(names, messages), _growing(requests):
@@ -67,6 +61,26 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     if written:
         results.print(str(written[-1]), soft_wrap=True, highlight=False)
     return 1 if failed else 0
+
+
+def asked_for(
+    composer: Composer, overrides: Sequence[str], *, multirun: bool
+) -> tuple[list[str], list[Overrides], list[Any]]:
+    """The overrides, those of every run, and every run's config, checked as far as that needs nothing heavy."""
+    from parediff.config.schema import checked
+    from parediff.config.study import from_file
+    from parediff.errors import RequestError
+
+    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
+    jobs = composer.jobs(overrides)
+    swept = [override for override in overrides if composer.is_sweep(override)]
+    if swept and not multirun:
+        key, _, value = swept[0].partition("=")
+        raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
+    configs = [composer.compose(job) for job in jobs]
+    for config in configs:
+        checked(config)
+    return overrides, jobs, configs
 
 
 def is_file(entry: str) -> bool:

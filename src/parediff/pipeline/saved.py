@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,7 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import STATE, load_state, restore
 from parediff.provenance import file_fingerprint
+from parediff.validation import check_types
 
 CONFIG = "config.yaml"
 
@@ -29,10 +30,11 @@ class SavedRun:
     Raises RequestError where the folder holds no kept model, or asks for a class that is none of the package's.
     """
 
-    name: str
-    path: str
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "the folder of a run with save=true: runs/<study>/<id>"]
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not (self.folder / CONFIG).is_file() or not (self.folder / STATE).is_file():
             raise RequestError("path", self.path, "the folder of a run with save=true: runs/<study>/<id>")
         for target in targets_in([self.config.get("model"), self.config.get("methods")]):

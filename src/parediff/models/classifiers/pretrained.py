@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,14 @@ from parediff.models.classifiers.networks import IMAGENET_MEAN, IMAGENET_STD
 from parediff.models.weights import load_into, load_weights, renamed
 from parediff.provenance import file_fingerprint
 from parediff.resources import folder_of
+from parediff.validation import Seed, check_types
+
+Network = Annotated[
+    Literal["ConvNet", "CifarResNet", "TorchvisionNet", "ImportedNet"], "which of the package's networks"
+]
+
+Arguments = Annotated[dict[str, Any], "of the network's constructor"]
+InitialSeed = Annotated[Seed, "of the untrained weights"]
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,21 @@ class PretrainedClassifier:
     `target`, with `arguments`, `mean` and `std` of its own, is the network of somebody else that `ImportedNet` holds.
     """
 
-    name: str
-    path: str | None
-    checkpoint: str | None
-    random_weights: bool
-    network: str
-    arguments: Mapping[str, Any]
-    keys: Mapping[str, str] = field(default_factory=dict)
-    target: str | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "a folder that `parediff train` wrote"] | None
+    checkpoint: Annotated[str, "a weights file: safetensors, or a torch file of tensors only"] | None
+    random_weights: Annotated[bool, "an untrained network, on purpose"]
+    network: Network
+    arguments: Annotated[Mapping[str, Any], "of the network's constructor"]
+    keys: Annotated[Mapping[str, str], "beginnings of names in the weights file, and what the network calls them"] = (
+        field(default_factory=dict)
+    )
+    target: Annotated[str, "an import path, timm/NAME or transformers/TYPE"] | None = None
+    mean: Annotated[tuple[float, ...], "of images in [0, 1], one value a channel"] = IMAGENET_MEAN
+    std: Annotated[tuple[float, ...], "of images in [0, 1], one value a channel"] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.path is None and self.checkpoint is None and not self.random_weights:
             accepted = "a weights file, else path=FOLDER, else random_weights=true for an untrained network"
             raise RequestError("checkpoint", "null", accepted)
@@ -95,7 +106,7 @@ class ClassifierArchitecture:
     Arguments `in_channels` and `classes` that are null follow the data; it is told in config.json what was learned.
     """
 
-    def __init__(self, *, network: str, arguments: dict[str, Any], seed: int) -> None:
+    def __init__(self, *, network: Network, arguments: Arguments, seed: InitialSeed) -> None:
         self.kind, self.arguments, self.seed = network, dict(arguments), seed
         self.trained_on: dict[str, Any] = {}
 
