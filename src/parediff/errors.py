@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -28,7 +28,12 @@ LONGEST = 300  # characters of a value that are repeated
 def shown(value: Any) -> str:
     """A value as it would be typed, on one line."""
     words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
+    if isinstance(value, list | tuple):
+        text = f"[{','.join(map(shown, value))}]"
+    elif isinstance(value, Mapping):
+        text = f"{{{','.join(f'{key}:{shown(entry)}' for key, entry in value.items())}}}"
+    else:
+        text = words[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 

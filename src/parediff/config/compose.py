@@ -65,7 +65,7 @@ class Composer:
             if item.is_sweep_override() and item.is_delete():
                 raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
         combinations = BasicSweeper.split_arguments(own, None)[0]
-        study = Study(lambda job: self.compose(job, multirun=True), self.notes)
+        study = Study(self.compose, self.notes)
         return [job for rest in combinations for job in study.runs(rest)]
 
     def is_sweep(self, override: str) -> bool:
@@ -86,6 +86,9 @@ class Composer:
             names = options(group)
             return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
+        merging = re.search(r"Error merging override \+*([^=\s]+)=(.*)", text)
+        if merging:
+            return RequestError(merging[1], merging[2], "a value of the kind that stands there is accepted")
         unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
         if unknown:
             key = unknown.group(1)

@@ -24,6 +24,10 @@ KEYS = {group.folder: key for key, group in GROUPS.items() if key not in ("refer
 """Config group -> the key under which its option stands."""
 
 
+SEVERAL = ("method", "metric", "cost")
+"""Groups of which several options can be chosen."""
+
+
 class Key(NamedTuple):
     """One key of a config. `hint` is the annotation of the argument that takes it."""
 
@@ -40,6 +44,11 @@ class Key(NamedTuple):
 def groups() -> list[str]:
     """The config groups that have keys, `settings` being those of no group."""
     return ["settings", *KEYS, *PARTS]
+
+
+def places() -> dict[str, str]:
+    """Key of a config -> the config group that is chosen for it."""
+    return {**{key: group for group, key in KEYS.items()}, "learner": "trainer"}
 
 
 def keys_of(group: str, option: str | None = None) -> list[Key]:
@@ -75,7 +84,7 @@ def _axis(axis: str, default: Any) -> Key:
 
 def _composed(group: str, option: str) -> tuple[Any, str]:
     """The node of one option as it stands in a config, interpolations as they are, and its key."""
-    several = group in ("method", "metric", "cost")
+    several = group in SEVERAL
     chosen = f"+{group}@part={option}" if group in PARTS else f"{group}=[{option}]" if several else f"{group}={option}"
     config = _composer("train" if group == "trainer" else "config").compose([chosen])
     plain: Any = OmegaConf.to_container(config, resolve=False)

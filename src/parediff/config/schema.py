@@ -107,13 +107,18 @@ def _unresolved(config: DictConfig, error: OmegaConfBaseException) -> RequestErr
     """An interpolation that leads nowhere; where a name chose among entries, the key of that name is told."""
     key = str(error.full_key or "config")
     raw = _raw(config, key)
-    chosen = CHOSEN.search(str(raw))
+    repeated, chosen = REPEATED.fullmatch(str(raw)), CHOSEN.search(str(raw))
+    if repeated and repeated[1] in GROUPS:
+        folder = GROUPS[repeated[1]].folder
+        return RequestError(repeated[1], None, f"{', '.join(options(folder))} is accepted, which {key} needs")
     if chosen is None:
         line = " ".join(str(error).split("full_key")[0].split())
         return RequestError(key, raw, f"a value, or ${{key}} of another key, is accepted ({line[:160]})")
     entries, name = (_relative(key, *parts) for parts in (chosen.groups()[:2], chosen.groups()[2:]))
-    known = ", ".join(map(str, OmegaConf.select(config, entries, default={})))
-    return RequestError(name, _raw(config, name), f"one of {known} is accepted")
+    known = _raw(config, entries)
+    if not isinstance(known, Mapping):
+        return RequestError(entries, known, "keys and values is accepted")
+    return RequestError(name, _raw(config, name), f"one of {', '.join(map(str, known))} is accepted")
 
 
 def _relative(key: str, dots: str, name: str) -> str:
