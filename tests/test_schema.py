@@ -1,4 +1,4 @@
-"""What classes declare of their keys is what a request is held to, what help says and what the manual's reference is."""
+"""What classes declare of their keys: what a request is held to, what help says, what the reference is."""
 
 from __future__ import annotations
 
@@ -78,9 +78,8 @@ def test_what_is_read_from_the_source_is_what_the_class_says(target: str) -> Non
     kind = get_class(target)
     read = arguments_of(target)
     assert exists(target)
-    assert all(
-        descends(target, f"x.{base.__name__}") for base in kind.__mro__ if base.__module__.startswith("parediff")
-    )
+    bases = [base.__name__ for base in kind.__mro__ if base.__module__.startswith("parediff")]
+    assert all(descends(target, f"x.{base}") for base in bases)
     if not dataclasses.is_dataclass(kind):
         return
     hints = typing.get_type_hints(kind, include_extras=True)

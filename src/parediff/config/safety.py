@@ -27,6 +27,14 @@ def check_target(key: str, target: Any, allow: Collection[str]) -> None:
         raise RequestError(f"{key}._target_", target, accepted)
 
 
+def check_import(key: str, target: Any, allow: Collection[str]) -> None:
+    """Raise RequestError for an import path outside the libraries of networks and the packages that the user names."""
+    first = str(target).partition(".")[0]
+    if isinstance(target, str) and "/" not in target and first not in {"torchvision", PACKAGE.name, *allow}:
+        accepted = f"torchvision.models.NAME, timm/NAME or transformers/TYPE is accepted; else allow=[{first}]"
+        raise RequestError(key, target, accepted)
+
+
 def check_secrets(values: Mapping[str, Any]) -> None:
     """Raise RequestError for a secret, which would stand in records and at the tracker; it is not repeated."""
     held = [value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= SHORTEST]

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from parediff.config.catalogue import options, targets_in
 from parediff.config.declared import arguments_of, descends, exists
 from parediff.config.rules import check_kind, check_together
-from parediff.config.safety import check_secrets, check_target
+from parediff.config.safety import check_import, check_secrets, check_target
 from parediff.config.settings import Kept, Settings, TrainSettings, check_seed
 from parediff.errors import RequestError, nearest
 from parediff.resources import PACKAGE
@@ -160,6 +160,7 @@ def _check_groups(values: Mapping[str, Any], allow: Collection[str]) -> None:
         entries = {f"{key}.{name}": entry for name, entry in node.items()} if group.many else {key: node}
         for place, entry in entries.items():
             _check_node(entry, place, group, allow)
+    check_import("model.target", values["model"].get("target"), allow)
     if "latency" in values:
         _check_node({"_target_": LATENCY, **values["latency"]}, "latency", Group(""), allow)
     if "costs" in values:

@@ -15,6 +15,7 @@ from parediff.config.construct import construct
 from parediff.config.request import model_from
 from parediff.errors import RequestError
 from parediff.methods.base import Method
+from parediff.models.classifiers.imported import is_known
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import STATE, load_state, restore
 from parediff.provenance import file_fingerprint
@@ -40,6 +41,10 @@ class SavedRun:
         for target in targets_in([self.config.get("model"), self.config.get("methods")]):
             if target not in targets():
                 raise RequestError("path", self.path, f"a run of classes that ship; {target} is none")
+
+        network = OmegaConf.select(self.config, "model.target", default=None)
+        if network is not None and not is_known(str(network)):
+            raise RequestError("path", self.path, f"a run of a library's network; {network} is none")
 
     @property
     def folder(self) -> Path:

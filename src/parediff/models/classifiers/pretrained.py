@@ -14,6 +14,7 @@ from torch import nn
 
 from parediff.errors import RequestError
 from parediff.models.classifiers.build import build
+from parediff.models.classifiers.imported import is_known
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.networks import IMAGENET_MEAN, IMAGENET_STD
 from parediff.models.weights import load_into, load_weights, renamed
@@ -89,7 +90,7 @@ class PretrainedClassifier:
     def network_with_weights(self) -> nn.Module:
         """In eval mode on the CPU."""
         if self.checkpoint is None and self.path is not None:
-            return load_classifier(self.path)
+            return load_classifier(self.path, self.target)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build(self.network, self._arguments())
@@ -150,16 +151,22 @@ class ClassifierArchitecture:
         save_file(tensors, folder / "model.safetensors")
 
 
-def load_classifier(path: str | Path) -> nn.Module:
-    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
+def load_classifier(path: str | Path, named: str | None = None) -> nn.Module:
+    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships.
+
+    A folder's network of nobody's library is code of whoever wrote the folder: it has to be `named` by the request.
+    """
     folder = folder_of(path)
     description, weights = folder / "config.json", folder / "model.safetensors"
     if not description.is_file():
         raise RequestError("path", path, "a folder with config.json and model.safetensors")
     try:
         config = json.loads(description.read_text())
+        target = str(config["arguments"].get("target", named))
+        if config["network"] == "ImportedNet" and target != named and not is_known(target):
+            raise RequestError("path", path, f"a network of a library, or model.target={target}, is accepted")
         network = build(config["network"], config["arguments"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RequestError("path", path, "config.json must name a network and its arguments") from error
     load_into(network, load_weights(weights, "path"), weights, "path")
     return network.eval()
