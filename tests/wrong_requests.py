@@ -126,6 +126,8 @@ if __name__ == "__main__":
         except Exception as error:  # noqa: BLE001 - a traceback is what is looked for
             answer = Answer(1, [f"{type(error).__name__}: {error}"], 0.0, [])
         seconds.append(answer.seconds)
+        if len(seconds) % 50 == 0:
+            print(f"{len(seconds)} asked, {len(broken)} broken", flush=True)  # noqa: T201
         if not answer.keeps(wrong):
             broken.append(wrong)
             print(wrong, answer, flush=True)  # noqa: T201 - a report
