@@ -16,7 +16,7 @@ from parediff.config.catalogue import options, targets
 from parediff.config.compose import Composer
 from parediff.config.declared import arguments_of, descends, exists, fact
 from parediff.config.reference import comments, groups, keys_of, page
-from parediff.config.schema import checked
+from parediff.config.schema import checked, checked_training
 from parediff.errors import RequestError
 from parediff.validation import Count, Form, Range, Share, check_types, describe, fits, help_of
 from wrong_requests import Wrong, answered, wrong_requests
@@ -37,11 +37,11 @@ ASKED = [
     Wrong("run", ("metric=[top1]",), "metric=top1: a metric of images"),
     Wrong("run", ("model=images", "model.path=x"), "data=null: "),
     Wrong("run", ("+front.z=bops",), "front.z=bops: no such key"),
-    Wrong("run", ("~sampler.steps",), "sampler.steps=: a whole number from 1 to 10000 has to be given"),
+    Wrong("run", ("~sampler.steps",), "sampler.steps=: a whole number from 1 to 10000"),
     Wrong("train", ("+nonsense=1",), "nonsense=1: no such key"),
     Wrong("train", ("data.batch_size=0",), "data.batch_size=0: "),
     Wrong("train", ("learner.schedule=sine",), "learner.schedule=sine: one of constant, cosine"),
-    Wrong("train", ("model=images", "model.path=x"), "model=images: a model with an architecture"),
+    Wrong("train", ("model=images", "model.path=x", "trainer=denoising"), "model=images: a model with an architecture"),
 ]
 
 
@@ -204,6 +204,13 @@ def test_a_deep_key_is_told_by_its_whole_path() -> None:
 def test_non_ascii_paths_and_equals_signs_in_names_work(tmp_path: Path) -> None:
     folder = tmp_path / "größe=1, a b"
     composer = Composer("config")
-    values, settings = checked(composer.compose([f"runs_dir='{folder}'", "study='ü=1'"]))
+    values, settings = checked(composer.compose([f"runs_dir='{folder}'", "study=ü=1"]))
     assert settings.study_folder == folder / "ü=1"
     assert values["study"] == "ü=1"
+    (job,) = composer.jobs(["study=it's=ü", "method=[]"])
+    assert composer.compose(job).study == "it's=ü"
+
+
+def test_a_model_that_is_to_be_trained_needs_no_path() -> None:
+    for option in ("ddpm_digits", "classifier_digits", "unet_cifar10", "dit_cifar10"):
+        assert checked_training(Composer("train").compose([f"model={option}"]))

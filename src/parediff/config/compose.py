@@ -57,7 +57,7 @@ class Composer:
         """The overrides of every run: the product of all sweeps (`key=a,b`), times the study's points and seeds."""
         parser = OverridesParser.create(config_loader=self.loader)
         try:
-            parsed = parser.parse_overrides(list(overrides))
+            parsed = parser.parse_overrides(list(map(quoted, overrides)))
         except HydraException as error:
             raise self._explain(error, overrides) from error
         own = [item for item in parsed if not (item.key_or_group or "").startswith("hydra")]
@@ -70,7 +70,7 @@ class Composer:
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
-        return any(item.is_sweep_override() for item in OverridesParser.create().parse_overrides([override]))
+        return any(item.is_sweep_override() for item in OverridesParser.create().parse_overrides([quoted(override)]))
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
@@ -123,7 +123,17 @@ OPEN = ("model.options", "model.arguments", "model.keys", "sampler.options", "re
 def opened(overrides: Sequence[str]) -> Overrides:
     """The overrides with `++` before those of an open mapping: set where it is there, added where it is not."""
     starts = tuple(name + mark for name in OPEN for mark in ".=")
-    return [f"++{override}" if override.startswith(starts) else override for override in overrides]
+    return [f"++{override}" if override.startswith(starts) else override for override in map(quoted, overrides)]
+
+
+def quoted(override: str) -> str:
+    """One value with letters of any language, or with =, in the quotes that Hydra wants around such."""
+    key, equals, value = override.partition("=")
+    plain = value.isascii() and "=" not in value
+    if not equals or plain or value.startswith(("'", '"', "[", "{", "$")) or "," in value:
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _explain_nothing(error: ValueError, overrides: Sequence[str]) -> RequestError:
@@ -153,5 +163,5 @@ def flat_keys(config: Any, prefix: str = "") -> list[str]:
 
 def _single(overrides: Sequence[str], loader: Any) -> list[str]:
     """The overrides that say how to launch: hydra's own, and everything that is not swept."""
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(map(quoted, overrides)))
     return [item.input_line for item in parsed if not item.is_sweep_override()]

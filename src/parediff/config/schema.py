@@ -51,6 +51,8 @@ GROUPS = {
     "tracker": Group("tracker", "parediff.tracking.base.Tracker"),
     "learner": Group("trainer", "parediff.training.base.Learner", optional=True, given=("network", "scheduler")),
 }
+TRAINED = GROUPS | {"model": GROUPS["model"]._replace(aside=("architecture", "inherits", "path"))}
+"""As a training has it, which writes what a model's path will be."""
 LATENCY = "parediff.cost.latency.PairedSeconds"
 """What the settings under `latency` are of."""
 CHOICES = ("method", "hydra")
@@ -74,7 +76,7 @@ def checked(config: DictConfig, kind: type[Kept] = Settings) -> tuple[dict[str, 
         settings = kind.of(values)
         check_secrets(values)
         _check_hydra(config, settings.allow)
-        _check_groups(values, settings.allow)
+        _check_groups(values, settings.allow, TRAINED if kind is TrainSettings else GROUPS)
     except RequestError as error:
         raise RequestError(as_typed(config, error.key), error.value, error.accepted) from error
     return values, settings
@@ -149,9 +151,9 @@ def _check_hydra(config: DictConfig, allow: Collection[str]) -> None:
         check_target("hydra", target, (*LAUNCHERS, *allow))
 
 
-def _check_groups(values: Mapping[str, Any], allow: Collection[str]) -> None:
+def _check_groups(values: Mapping[str, Any], allow: Collection[str], groups: Mapping[str, Group]) -> None:
     """Every class of every group, and then what goes together."""
-    for key, group in GROUPS.items():
+    for key, group in groups.items():
         if key not in values:
             continue
         node = values[key]
