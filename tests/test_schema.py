@@ -41,7 +41,7 @@ ASKED = [
     Wrong("train", ("+nonsense=1",), "nonsense=1: no such key"),
     Wrong("train", ("data.batch_size=0",), "data.batch_size=0: "),
     Wrong("train", ("learner.schedule=sine",), "learner.schedule=sine: one of constant, cosine"),
-    Wrong("train", ("model=images", "model.path=x", "trainer=denoising"), "model=images: a model with an architecture"),
+    Wrong("train", ("model=pipeline", "model.path=x", "trainer=denoising"), "model=pipeline: a model with"),
 ]
 
 
@@ -128,7 +128,8 @@ def test_comments_are_found_through_what_an_option_builds_on() -> None:
     assert told["search.candidates"] == "at every time step"
 
 
-def test_help_of_a_key_is_a_line_for_each_option_that_has_it(capsys: Any) -> None:
+def test_help_of_a_key_is_a_line_for_each_option_that_has_it(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["list", "sampler.steps"]) == 0
     told = capsys.readouterr().out
     assert "from 1 to 10000" in told
