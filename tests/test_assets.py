@@ -57,10 +57,10 @@ def test_stock_diffusers_draws_digits_with_it(kind: type) -> None:
 def test_they_carry_the_config_that_made_them(name: str) -> None:
     """And the command of today asks for the same network, data and training."""
     from parediff.config.compose import Composer
-    from parediff.pipeline.train import resolved
+    from parediff.config.schema import checked_training
 
     made = yaml.safe_load((ASSETS / name / "config.yaml").read_text())
-    today = resolved(Composer("train").compose([f"model={name}"]))
+    today = checked_training(Composer("train").compose([f"model={name}"]))
     for key in ("seed", "data"):
         assert made[key] == today[key], key
     assert made["learner"].items() <= today["learner"].items()

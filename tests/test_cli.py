@@ -35,7 +35,7 @@ def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["sampler.steps=0"], ["sampler.steps=0", "1 to 10000"]),
         (["sampler.steps=few"], ["sampler.steps=few", "whole number"]),
         (["sampler=unipc", "sampler.eta=1"], ["sampler.eta=1", "no eta"]),
-        (["workload.count=0"], ["workload.count=0", "1 or more"]),
+        (["workload.count=0"], ["workload.count=0", "at least 1"]),
         (["workload.blocks=2000"], ["workload.blocks=2000"]),
         (["method=[ptq]", "calibration.first_seed=10"], ["calibration.first_seed=10", "outside"]),
         (["model=pipeline"], ["model.path", "has to be given"]),

@@ -35,7 +35,7 @@ def test_an_option_that_has_a_home_of_its_own_is_told_its_home() -> None:
 
 
 def test_what_a_pipeline_cannot_do_without_is_named() -> None:
-    with pytest.raises(RequestError, match=r"options\.image_embeds=None"):
+    with pytest.raises(RequestError, match=r"options\.image_embeds=null"):
         check_options(KandinskyV22Pipeline, {})
 
 

@@ -20,6 +20,13 @@ def settings(tmp_path: Path, **changed: Any) -> Settings:
         "seed": 0,
         "device": "cpu",
         "threads": 1,
+        "allow": (),
+        "seeds": 1,
+        "points": None,
+        "fewer_steps": None,
+        "bits": None,
+        "latency": {},
+        "front": {"x": "bops", "y": None},
     }
     return Settings(**plain | changed)
 
@@ -52,6 +59,10 @@ def test_a_study_may_lie_in_folders_and_have_any_letters(tmp_path: Path) -> None
         ("runs_dir", "/dev/null"),
         ("runs_dir", "/dev/null/runs"),
         ("runs_dir", None),
+        ("seeds", 0),
+        ("bits", "W4"),
+        ("bits", "W1A8"),
+        ("allow", ("os.path",)),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, key: str, value: Any) -> None:

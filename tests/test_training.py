@@ -371,7 +371,7 @@ def test_only_dropping_labels_trains_the_null_class(tmp_path: Path) -> None:
     ("share", "null_class", "complaint"),
     [
         (1.0, 10, "label_dropout=1.0: a share in [0, 1)"),
-        (0.1, None, "null_class=None: a label from 0 to 10 that means no class"),
+        (0.1, None, "null_class=null: a label from 0 to 10 that means no class"),
         (0.1, 11, "null_class=11: a label from 0 to 10 that means no class"),
     ],
 )

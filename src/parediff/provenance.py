@@ -24,6 +24,7 @@ IRRELEVANT = frozenset(
         "points",
         "front",
         "runs_dir",
+        "allow",
         "tracker",
         "launcher",
         "resume",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from parediff.calibration.generated import GeneratorSource
 from parediff.training.generator import GeneratorObjective
 from parediff.training.generator_objectives import Dfakd
 from parediff.training.rounded_copy import rounded_copy
-from parediff.validation import require
+from parediff.validation import NonNegative, Positive, Range, Whole
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,10 @@ class DFAKD(GeneratorSource):
     public re-implementations; the paper's tables of quantisation could not be read.
     """
 
-    alpha: float
-    warmup: int
-    student_bits: int
-    student_rate: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
-        require(2 <= self.student_bits <= 31, "student_bits", self.student_bits, "2 to 31")
-        require(self.student_rate > 0, "student_rate", self.student_rate, "a positive number")
+    alpha: Annotated[NonNegative, "weight of the one-hot and activation terms"]
+    warmup: Whole
+    student_bits: Annotated[int, Range(2, 31), "width of the student's weights"]
+    student_rate: Annotated[Positive, "the student's learning rate"]
 
     @property
     def objective(self) -> GeneratorObjective:

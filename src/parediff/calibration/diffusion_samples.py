@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from parediff.calibration.images import ImageSource, Labelled, Studio
 from parediff.errors import RequestError
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import Below1, Count
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,8 @@ class DiffusionSamples(ImageSource):
 
     model: Any
     sampler: Any
-    confidence: float
-    attempts: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.confidence < 1, "confidence", self.confidence, "a probability below 1")
-        require(self.attempts >= 1, "attempts", self.attempts, "1 or more")
+    confidence: Annotated[Below1, "how sure of an image the classifier has to be"]
+    attempts: Count
 
     @property
     def seeds(self) -> range:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.probes import require_norms
 from parediff.training.base import generator_of
 from parediff.training.generator import GeneratorObjective, GeneratorTraining
-from parediff.validation import require
+from parediff.validation import Count, Positive, require
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,13 @@ class GeneratorSource(ImageSource, ABC):
     its paper has it so.
     """
 
-    steps: int
-    learning_rate: float
-    cosine: bool
-    latent: int
+    steps: Annotated[Count, "of the generator's training"]
+    learning_rate: Annotated[Positive, "the generator's"]
+    cosine: Annotated[bool, "whether the rate falls to 0"]
+    latent: Annotated[Count, "numbers that the generator starts from"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("steps", "latent"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more, for the statistics of a batch,")
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from parediff.calibration.images import ImageSource, Labelled, Studio, require_several
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.probes import require_norms
 from parediff.training.image_fitting import CodeFitting
-from parediff.validation import require
+from parediff.validation import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,14 @@ class Genie(ImageSource):
     here. `swing`: strided convolutions see their input shifted by a random pixel meanwhile.
     """
 
-    steps: int
-    latent: int
-    code_rate: float
-    generator_rate: float
-    swing: bool
+    steps: Count
+    latent: Annotated[Count, "numbers of each code"]
+    code_rate: Positive
+    generator_rate: Positive
+    swing: Annotated[bool, "whether strided convolutions see their input shifted by a random pixel"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("steps", "latent"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        for key in ("code_rate", "generator_rate"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
         require_several(self)
 
     def check(self, teacher: ClassifierModel) -> None:

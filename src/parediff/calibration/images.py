@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from parediff.errors import RequestError
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.networks import as_images
 from parediff.models.diffusion.door import Call
-from parediff.validation import require
+from parediff.validation import Count, FirstSeed, require
 
 Labelled = tuple[Tensor, Tensor]
 """(images NCHW as the classifier takes them, classes [N])."""
@@ -58,15 +58,9 @@ class Studio:
 class ImageSource(CalibrationSource):
     """`count` images, `batch_size` at a time; everything random follows from `first_seed`."""
 
-    first_seed: int
-    count: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
-        for key in ("count", "batch_size"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+    first_seed: FirstSeed
+    count: Annotated[Count, "images"]
+    batch_size: Annotated[Count, "images made at a time"]
 
     @property
     def seeds(self) -> range:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from parediff.models.classifiers.probes import look, require_norms
 from parediff.training.base import generator_of
 from parediff.training.image_fitting import PixelFitting
 from parediff.training.intra_class import IntraClass
-from parediff.validation import require
+from parediff.validation import Count, NonNegative, Positive, Range, Share, Whole, require
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,18 @@ class IntraQ(ImageSource):
     `sure_from`: half of the images aim at a confidence drawn from there to 1, the others at 1.
     """
 
-    steps: int
-    learning_rate: float
-    patience: int
-    least_rate: float
-    sure_from: float
-    nearest: float
-    farthest: float
-    reinforced: float
+    steps: Count
+    learning_rate: Annotated[Positive, "of the pixels"]
+    patience: Annotated[Whole, "steps without a better loss before the rate falls"]
+    least_rate: Annotated[NonNegative, "below which the rate never falls"]
+    sure_from: Share
+    nearest: Annotated[float, Range(0, 2), "cosine distance to the class's centre, at least"]
+    farthest: Annotated[float, Range(0, 2), "cosine distance to the class's centre, at most"]
+    reinforced: Share
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        require(0 <= self.nearest < self.farthest <= 2, "nearest", self.nearest, "a distance from 0 to below farthest")
-        for key in ("sure_from", "reinforced"):
-            require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a number from 0 to 1")
+        require(self.nearest < self.farthest, "nearest", self.nearest, f"a distance below farthest ({self.farthest})")
         require_several(self)
 
     def check(self, teacher: ClassifierModel) -> None:

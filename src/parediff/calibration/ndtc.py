@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from parediff.calibration.trajectories import Trajectories, rows_of
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,8 @@ class NDTC(Trajectories):
     seed only. The paper's text and code disagree on mean and spread; 0.4 and 0.4 are the released script's.
     """
 
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.mean <= 1, "mean", self.mean, "a share of the steps from 0 to 1")
-        require(self.std >= 0, "std", self.std, "0 or more")
+    mean: Share
+    std: Annotated[NonNegative, "of the step, a share of the number of steps"]
 
     def draw(self, seeds: Sequence[int], total: int) -> Tensor:
         """k [seeds], not yet floored and clamped."""

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from parediff.calibration.generated import GeneratorSource
 from parediff.training.generator import GeneratorObjective
 from parediff.training.generator_objectives import Qimera as Superposing
-from parediff.validation import require
+from parediff.validation import NonNegative, Positive, Several, Share
 
 
 @dataclass(frozen=True)
 class Qimera(GeneratorSource):
     """With probability `superposed` a batch mixes `mixed` classes per image; `start`: where the embedding begins."""
 
-    statistics: float
-    bn_eps: float
-    noise_scale: float
-    superposed: float
-    mixed: int
+    statistics: Annotated[NonNegative, "weight of BatchNorm's statistics beside the classes"]
+    bn_eps: Annotated[Positive, "momentum of the running statistics, as GDFQ released it"]
+    noise_scale: Annotated[NonNegative, "of the noise on the embeddings"]
+    superposed: Share
+    mixed: Several
     start: Literal["classifier", "random"]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.superposed <= 1, "superposed", self.superposed, "a probability")
-        require(self.mixed >= 2, "mixed", self.mixed, "2 or more")
 
     @property
     def objective(self) -> GeneratorObjective:

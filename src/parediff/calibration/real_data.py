@@ -17,7 +17,7 @@ from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
-from parediff.validation import require
+from parediff.validation import Count
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,8 @@ class RealData(ImageSource, CallSource):
     classes. `data` opens the run's data when something is asked of it.
     """
 
-    steps: int
+    steps: Count
     data: Callable[[], Any]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
 
     def make(self, studio: Studio) -> Iterator[Labelled]:
         train = studio.data().train

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from parediff.calibration.generated import GeneratorSource
 from parediff.training.generator import GeneratorObjective
 from parediff.training.generator_objectives import AUGMENTATIONS, Gdfq, Ris
-from parediff.validation import require
+from parediff.validation import Count, NonNegative, Positive, require
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,21 @@ class RIS(GeneratorSource):
     A reconstruction: see `training.generator_objectives.Ris` for what is the paper's and what our choice.
     """
 
-    statistics: float
-    bn_eps: float
-    weight: float
-    eps: float
-    weight_sigma: float
-    pool: tuple[str, ...]
-    labels: Literal["hard", "soft_min_corr"]
-    candidates: int
+    statistics: Annotated[NonNegative, "weight of BatchNorm's statistics beside the classes"]
+    bn_eps: Annotated[Positive, "momentum of the running statistics, as GDFQ released it"]
+    weight: NonNegative
+    eps: NonNegative
+    weight_sigma: NonNegative
+    pool: Annotated[tuple[str, ...], "augmentations that an image has to stand"]
+    labels: Annotated[
+        Literal["hard", "soft_min_corr"], "the classes that images are made for: one, or several that are least alike"
+    ]
+    candidates: Annotated[Count, "labels of which the best is taken"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         unknown = [name for name in self.pool if name not in AUGMENTATIONS]
         require(bool(self.pool) and not unknown, "pool", list(self.pool), f"some of {', '.join(AUGMENTATIONS)}")
-        require(self.candidates >= 1, "candidates", self.candidates, "1 or more")
-        for key in ("weight", "eps", "weight_sigma"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
 
     @property
     def objective(self) -> GeneratorObjective:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from parediff.calibration.trajectories import Trajectories, evenly, rows_of
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import Count, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,9 @@ class Sensitive(Trajectories):
     criterion as a selector: our own, not a published method.
     """
 
-    steps: int
-    share: float
-    weight_sigma: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
-        require(0 < self.share <= 1, "share", self.share, "a share above 0, up to 1")
-        require(self.weight_sigma > 0, "weight_sigma", self.weight_sigma, "a positive number")
+    steps: Count
+    share: Annotated[float, Range(above=0, most=1)]
+    weight_sigma: Positive
 
     def kept(
         self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel

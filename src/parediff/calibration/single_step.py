@@ -9,18 +9,14 @@ from parediff.calibration.trajectories import Trajectories
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import Whole
 
 
 @dataclass(frozen=True)
 class SingleStep(Trajectories):
     """`count` trajectories, of which only the calls of the executed step `step` are kept (0 = the noisiest)."""
 
-    step: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.step >= 0, "step", self.step, "0 or more")
+    step: Whole
 
     def kept(
         self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.workload import Workload
-from parediff.validation import require
+from parediff.validation import Count, FirstSeed, Range
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,13 @@ class Trajectories(CallSource, ABC):
     workload. `sampler_steps`: drawn in so many steps, where that is not how the compressed model will be sampled.
     """
 
-    first_seed: int
-    count: int
-    batch_size: int
-    conditions: tuple[int | str, ...] | str | None = field(default=None, kw_only=True)
-    sampler_steps: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
-        for key in ("count", "batch_size"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+    first_seed: FirstSeed
+    count: Annotated[Count, "trajectories"]
+    batch_size: Annotated[Count, "trajectories at a time"]
+    conditions: Annotated[tuple[int | str, ...] | str | None, "class labels or prompts, as of the workload"] = field(
+        default=None, kw_only=True
+    )
+    sampler_steps: Annotated[int, Range(1, 10_000)] | None = field(default=None, kw_only=True)
 
     @property
     def seeds(self) -> range:

@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from parediff.calibration.trajectories import Trajectories, evenly
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import Count
 
 
 @dataclass(frozen=True)
 class Uniform(Trajectories):
     """`count` trajectories of the model, of which `steps` evenly spaced steps are kept."""
 
-    steps: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
+    steps: Count
 
     def kept(
         self, recorded: list[Call], seeds: Sequence[int], steps: list[int], model: DiffusionModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -11,7 +12,7 @@ from parediff.calibration.images import ImageSource, Labelled, Studio
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.probes import require_norms
 from parediff.training.image_fitting import MatchEachImage, PixelFitting
-from parediff.validation import require
+from parediff.validation import Count, NonNegative, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,10 @@ class ZeroQ(ImageSource):
     No class is asked for: the labels are what the classifier sees in the result.
     """
 
-    steps: int
-    learning_rate: float
-    patience: int
-    least_rate: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+    steps: Count
+    learning_rate: Annotated[Positive, "of the pixels"]
+    patience: Annotated[Whole, "steps without a better loss before the rate falls"]
+    least_rate: Annotated[NonNegative, "below which the rate never falls"]
 
     def check(self, teacher: ClassifierModel) -> None:
         require_norms(teacher.denoiser, "zeroq")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from parediff.calibration.generated import GeneratorSource
 from parediff.training.generator import GeneratorObjective
 from parediff.training.generator_objectives import ZsCgan
+from parediff.validation import NonNegative
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class ZSCGAN(GeneratorSource):
     A reconstruction from the paper's abstract and introduction; its constants are ours.
     """
 
-    statistics: float
-    balance: float
+    statistics: Annotated[NonNegative, "weight of BatchNorm's statistics beside the classes"]
+    balance: Annotated[NonNegative, "weight of equally many images of each class"]
 
     @property
     def objective(self) -> GeneratorObjective:

@@ -34,22 +34,16 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from rich.console import Console
 
     from parediff.config.compose import Composer
-    from parediff.config.request import build
-    from parediff.config.study import from_file
-    from parediff.errors import RequestError
-    from parediff.pipeline.progress import watching
 
     messages, results = Console(stderr=True), Console()
     composer = Composer("config")
-    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
-    jobs = composer.jobs(overrides)
+    overrides, jobs, configs = asked_for(composer, overrides, multirun=multirun)
+    from parediff.config.request import build
+    from parediff.pipeline.progress import watching
+
     for note in dict.fromkeys(composer.notes):
         messages.print(note, soft_wrap=True, highlight=False, markup=False)
-    swept = [override for override in overrides if composer.is_sweep(override)]
-    if swept and not multirun:
-        key, _, value = swept[0].partition("=")
-        raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
-    requests = [build(composer.compose(job)) for job in jobs]
+    requests = [build(config) for config in configs]
     jobs, requests = _distinct(jobs, requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     if composer.hands_over(overrides):
@@ -117,6 +111,26 @@ def _launch(
         for place, outcome in zip(held, launch(held, awaited), strict=True):
             outcomes[place] = outcome
     return outcomes
+
+
+def asked_for(
+    composer: Composer, overrides: Sequence[str], *, multirun: bool
+) -> tuple[list[str], list[Overrides], list[Any]]:
+    """The overrides, those of every run, and every run's config, checked as far as that needs nothing heavy."""
+    from parediff.config.schema import checked
+    from parediff.config.study import from_file
+    from parediff.errors import RequestError
+
+    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
+    jobs = composer.jobs(overrides)
+    swept = [override for override in overrides if composer.is_sweep(override)]
+    if swept and not multirun:
+        key, _, value = swept[0].partition("=")
+        raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
+    configs = [composer.compose(job) for job in jobs]
+    for config in configs:
+        checked(config)
+    return overrides, jobs, configs
 
 
 def is_file(entry: str) -> bool:

@@ -19,8 +19,12 @@ def act(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from parediff.config.compose import Composer
+    from parediff.config.schema import checked_training
+
+    config = Composer("train").compose(list(arguments.overrides))
+    checked_training(config)
     from parediff.pipeline.train import train
 
-    folder = train(Composer("train").compose(list(arguments.overrides)))
+    folder = train(config)
     Console().print(str(folder), soft_wrap=True, highlight=False)
     return 0

@@ -55,7 +55,7 @@ class Composer:
         """The overrides of every run: the product of all sweeps (`key=a,b`), times the study's points and seeds."""
         parser = OverridesParser.create(config_loader=self.loader)
         try:
-            parsed = parser.parse_overrides(list(overrides))
+            parsed = parser.parse_overrides(list(map(quoted, overrides)))
         except HydraException as error:
             raise self._explain(error, overrides) from error
         own = [item for item in parsed if not (item.key_or_group or "").startswith("hydra")]
@@ -63,12 +63,12 @@ class Composer:
             if item.is_sweep_override() and item.is_delete():
                 raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
         combinations = BasicSweeper.split_arguments(own, None)[0]
-        study = Study(lambda job: self.compose(job, multirun=True), self.notes)
+        study = Study(self.compose, self.notes)
         return [job for rest in combinations for job in study.runs(rest)]
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
-        return any(item.is_sweep_override() for item in OverridesParser.create().parse_overrides([override]))
+        return any(item.is_sweep_override() for item in OverridesParser.create().parse_overrides([quoted(override)]))
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
@@ -100,6 +100,9 @@ class Composer:
             names = options(group)
             return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
+        merging = re.search(r"Error merging override \+*([^=\s]+)=(.*)", text)
+        if merging:
+            return RequestError(merging[1], merging[2], "a value of the kind that stands there is accepted")
         unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
         if unknown:
             key = unknown.group(1)
@@ -134,7 +137,17 @@ OPEN = ("model.options", "model.arguments", "model.keys", "sampler.options", "re
 def opened(overrides: Sequence[str]) -> Overrides:
     """The overrides with `++` before those of an open mapping: set where it is there, added where it is not."""
     starts = tuple(name + mark for name in OPEN for mark in ".=")
-    return [f"++{override}" if override.startswith(starts) else override for override in overrides]
+    return [f"++{override}" if override.startswith(starts) else override for override in map(quoted, overrides)]
+
+
+def quoted(override: str) -> str:
+    """One value with letters of any language, or with =, in the quotes that Hydra wants around such."""
+    key, equals, value = override.partition("=")
+    plain = value.isascii() and "=" not in value
+    if not equals or plain or value.startswith(("'", '"', "[", "{", "$")) or "," in value:
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _explain_nothing(error: ValueError, overrides: Sequence[str]) -> RequestError:
@@ -164,5 +177,5 @@ def flat_keys(config: Any, prefix: str = "") -> list[str]:
 
 def _single(overrides: Sequence[str], loader: Any) -> list[str]:
     """The overrides that say how to launch: hydra's own, and everything that is not swept."""
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(map(quoted, overrides)))
     return [item.input_line for item in parsed if not item.is_sweep_override()]

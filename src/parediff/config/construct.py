@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,22 +16,33 @@ LONGEST = 300  # characters of a library's complaint that are passed on
 
 
 def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:
-    """The object a config node (and `further` arguments) describes; lists become tuples."""
+    """The object a config node (and `further` arguments) describes; lists become tuples.
+
+    Which classes a request may name is checked before, by `schema.checked`.
+    """
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         known = ", ".join(options(key)) or "an entry with a _target_"
-        raise RequestError(key, "null" if node is None else node, f"{known} is accepted")
+        raise RequestError(key, node, f"{known} is accepted")
     try:
         plain: Any = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise RequestError(key, "", _line(error)) from error
-    wanted = {name: value for name, value in plain.items() if name not in without}
+    return _made({name: value for name, value in plain.items() if name not in without}, key, further)
 
-    def make() -> Any:
-        factory = instantiate(wanted, _partial_=True, _convert_="all")
-        keywords = {name: _frozen(value) for name, value in factory.keywords.items()}
-        return factory.func(*factory.args, **keywords, **further)
 
-    return within(key, make)
+def _made(node: Mapping[str, Any], key: str, further: Mapping[str, Any]) -> Any:
+    arguments = {name: _argument(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    return within(key, lambda: get_class(node["_target_"])(**arguments, **further))
+
+
+def _argument(value: Any, key: str) -> Any:
+    """A node inside a node becomes its object, a list a tuple."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _made(value, key, {})
+        nested = {name: _argument(item, f"{key}.{name}") for name, item in value.items() if isinstance(item, Mapping)}
+        return {**value, **nested}
+    return tuple(_argument(entry, key) for entry in value) if isinstance(value, list) else value
 
 
 def within(key: str, act: Callable[..., Any], *arguments: Any) -> Any:
@@ -42,16 +53,6 @@ def within(key: str, act: Callable[..., Any], *arguments: Any) -> Any:
         raise error.within(key) from error
     except (TypeError, ValueError, ImportError) as error:
         raise RequestError(key, type(error).__name__, _line(error)) from error
-    except Exception as error:
-        if isinstance(error.__cause__, RequestError):
-            raise error.__cause__.within(key) from error
-        if type(error).__module__.startswith("hydra"):
-            raise RequestError(key, "", _line(error)) from error
-        raise
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _line(error: Exception) -> str:

@@ -45,7 +45,7 @@ def inherited(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if chosen or key not in saved or key not in config:
             continue
         for target in targets_in(saved[key]):
-            if target not in targets():
+            if target not in targets() and target.partition(".")[0] not in (config.get("allow") or ()):
                 raise RequestError("model.path", path, f"its {key} names classes that ship; {target} is none")
         with open_dict(config):
             config[key] = saved[key]

@@ -10,50 +10,21 @@ from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 import parediff.config.resolvers  # noqa: F401 - a config may come from another process
 from parediff.calibration.base import CalibrationSource
 from parediff.config.construct import construct, within
-from parediff.config.settings import Settings, check_seed
+from parediff.config.schema import checked
+from parediff.config.settings import Settings
 from parediff.cost.base import Cost
-from parediff.errors import RequestError, nearest
-from parediff.methods.base import Method, check_together
+from parediff.errors import RequestError
+from parediff.methods.base import Method
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.sampler import Sampler
 from parediff.provenance import run_id
-from parediff.resources import shipped
 from parediff.sampling.workload import Workload, check_disjoint
 from parediff.tasks.base import Task
 
-KEYS = (
-    "model",
-    "method",
-    "methods",
-    "sampler",
-    "reference",
-    "workload",
-    "task",
-    "calibration",
-    "metrics",
-    "costs",
-    "data",
-    "trainer",
-    "tracker",
-    "study",
-    "runs_dir",
-    "resume",
-    "save",
-    "seed",
-    "device",
-    "threads",
-    "points",
-    "fewer_steps",
-    "seeds",
-    "bits",
-    "latency",
-    "front",
-)
 SHARED = ("extractor", "reference", "data", "classifier")  # arguments whose objects metrics may have in common
 NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "threads", "front", "hydra")
 
@@ -95,15 +66,12 @@ class Request:
 
 def build(config: DictConfig) -> Request:
     """The objects of a run. Raises RequestError for the first thing that is wrong."""
-    check_seed(config.get("seed"))
-    values = resolved(config)
-    settings = Settings.of(values)
+    values, settings = checked(config)
     methods, costs = (_all_of(config, key) for key in ("methods", "costs"))
     parts = Parts()
     metrics = metrics_of(config, parts)
     workload = _one_of(config, "workload")
     calibration = calibration_from(config.get("calibration"), lambda: data_of(config, parts))
-    check_together(methods)
     if methods:
         check_disjoint(workload.seeds, calibration.seeds)
     model = model_from(config.get("model"))
@@ -117,8 +85,7 @@ def build(config: DictConfig) -> Request:
         "data": lambda: data_of(config, parts),
     }
     task = _one_of(config, "task", **given)
-    check_kind(task, methods, calibration)
-    check_metrics(metrics, task.judges, workload.labels, model.image_shape())
+    check_metrics(metrics, workload.labels, model.image_shape())
     check_training(config, methods, model.image_shape(), parts)
     identity = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     name = run_id(identity, [workload.first_seed, workload.count])
@@ -227,53 +194,12 @@ def data_of(config: DictConfig, parts: Parts) -> Any:
 
 def calibration_from(node: Any, data: Callable[[], Any]) -> CalibrationSource:
     """The source of calibration data; one that takes the run's data opens it when it needs it, not before."""
-    target = OmegaConf.select(node, "_target_") if OmegaConf.is_config(node) else None
-    takes = target is not None and "data" in {item.name for item in fields(get_class(str(target)))}
+    takes = "data" in {item.name for item in fields(get_class(str(node["_target_"])))}
     return construct(node, "calibration", data=data) if takes else construct(node, "calibration")
 
 
-def check_kind(task: Task, methods: Mapping[str, Method], calibration: CalibrationSource) -> None:
-    """Raise RequestError for calibration data, or a method, of the other kind of model; the alternatives are named."""
-    if not isinstance(calibration, task.accepts):
-        named = [name for name, kind in calibration_sources().items() if issubclass(kind, task.accepts)]
-        asked = type(calibration).__module__.rpartition(".")[2]
-        kind = "images from a sampler" if task.judges == "images" else "classes"
-        raise RequestError("calibration", asked, f"for a model that gives {kind}, {', '.join(named)} are accepted")
-    for name, method in methods.items():
-        if task.judges not in method.serves:
-            served = "denoisers" if "images" in method.serves else "classifiers"
-            raise RequestError("method", name, f"a method for this kind of model is accepted, this one is for {served}")
-
-
-def calibration_sources() -> dict[str, type[CalibrationSource]]:
-    """Every option of the group by name."""
-    files = {path.stem: OmegaConf.load(path) for path in sorted((shipped("conf") / "calibration").glob("*.yaml"))}
-    return {name: get_class(str(OmegaConf.select(node, "_target_"))) for name, node in files.items()}
-
-
-def check_metrics(
-    metrics: Mapping[str, Metric], judged: str, conditions: Any, shape: tuple[int, int, int] | None
-) -> None:
-    """Raise RequestError for a metric that cannot judge such outputs; a shape that is not known yet waits."""
+def check_metrics(metrics: Mapping[str, Metric], conditions: Any, shape: tuple[int, int, int] | None) -> None:
+    """Raise RequestError for a metric that cannot judge images of this shape; one that is not known yet waits."""
     for name, metric in metrics.items():
-        if metric.judges != judged:
-            raise RequestError("metric", name, f"a metric of {judged} is accepted, this one judges {metric.judges}")
         if shape is not None:
             within(f"metrics.{name}", metric.check, conditions, shape)
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values; a value that must be given and is not, or a key nobody reads, raises."""
-    unknown = [key for key in config if key not in (*KEYS, "hydra")]
-    if unknown:
-        key = str(unknown[0])
-        raise RequestError(key, config[key], f"no such key.{nearest(key, KEYS)}")
-    try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        missing = [key for key in missing if not key.startswith("hydra")]
-        if missing:
-            raise RequestError(missing[0], "???", "a value has to be given")
-        plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise RequestError("config", "", " ".join(str(error).split())) from error

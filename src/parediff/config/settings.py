@@ -1,4 +1,4 @@
-"""The settings of a run that belong to no group: where it is kept, what is random, what it runs on."""
+"""The settings that belong to no group: where a run is kept, what is random, what it runs on, what makes a study."""
 
 from __future__ import annotations
 
@@ -7,58 +7,47 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Annotated, Any, Literal, Self
 
 from parediff.errors import RequestError
-from parediff.validation import check_types, require
+from parediff.validation import LARGEST_SEED, Count, Form, Seed, check_types, fits
 
-LARGEST_SEED = 2**31 - 1
 NAME = re.compile(r"[^\s./\\\0][^/\\\0]*")
 """A folder of a study's name: no separators, no leading dot or blank."""
+DEVICE = Form(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")
+WIDTHS = Form(r"W([2-9]|[12]\d|3[0-2])A([2-9]|[12]\d|3[0-2])", "widths such as W4A8, of 2 to 32 bits,")
+PACKAGE_NAME = Form(r"[A-Za-z_]\w*", "the name of a package")
 
 
 def check_seed(seed: Any) -> None:
     """Raise RequestError for what is no seed; other settings are computed from it."""
-    fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST_SEED
-    require(fits, "seed", seed, f"a whole number from 0 to {LARGEST_SEED}")
+    if not fits(seed, Seed):
+        raise RequestError("seed", seed, f"a whole number from 0 to {LARGEST_SEED} is accepted")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Checked as they are constructed; RequestError names the first that is wrong."""
+class Kept:
+    """Where something is kept and what it runs on. Checked as it is constructed; RequestError names the first wrong."""
 
-    study: str  # a name; folders in it are separated by /
-    runs_dir: str  # where studies lie
-    resume: bool | Literal["failed"]  # skip what is finished; failed: and repeat only what failed
-    save: bool  # keep the compressed model
-    seed: int  # of whatever is trained
-    device: str  # auto, cpu, cuda or cuda:<index>
-    threads: int | None  # CPU threads; null leaves it to torch
+    study: Annotated[str, "a name; folders in it are separated by /"]
+    runs_dir: Annotated[str, "the folder in which studies lie"]
+    seed: Seed
+    threads: Count | None
+    allow: tuple[Annotated[str, PACKAGE_NAME], ...]
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_types(self)
         if not all(NAME.fullmatch(part) for part in self.study.split("/")):
             raise RequestError("study", self.study, "a name such as bits or tdq/ptq is accepted")
-        require(
-            self.threads is None or self.threads >= 1, "threads", self.threads, "a whole number of at least 1, or null,"
-        )
         self._check_folder()
-        self._check_device()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Settings:
+    def of(cls, values: Mapping[str, Any]) -> Self:
         """From a resolved config."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
-    @property
-    def present_device(self) -> str:
-        """'cuda' where there is one, else 'cpu', for auto."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        own: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        own |= {key: tuple(value) for key, value in own.items() if isinstance(value, list)}
+        return cls(**own)
 
     @property
     def study_folder(self) -> Path:
@@ -72,13 +61,55 @@ class Settings:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise RequestError("runs_dir", self.runs_dir, f"a folder that can be written to; {nearest} cannot")
 
+
+@dataclass(frozen=True)
+class Settings(Kept):
+    """Of runs and studies."""
+
+    resume: Annotated[bool | Literal["failed"], "skip what is finished; failed: and repeat only what failed"]
+    save: bool
+    device: Annotated[str, DEVICE]
+    seeds: Count
+    points: tuple[Any, ...] | None
+    fewer_steps: Mapping[str, Any] | None
+    bits: Annotated[str, WIDTHS] | None
+    latency: Mapping[str, Any]
+    front: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_front()
+        self._check_device()
+
+    @property
+    def present_device(self) -> str:
+        """'cuda' where there is one, else 'cpu', for auto."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def _check_front(self) -> None:
+        for key, value in self.front.items():
+            if key not in ("x", "y"):
+                raise RequestError(f"front.{key}", value, "no such key; x and y are accepted")
+            if not fits(value, str | None):
+                raise RequestError(f"front.{key}", value, "the name of a cost or a metric, or null, is accepted")
+
     def _check_device(self) -> None:
-        if self.device == "auto":
+        if not self.device.startswith("cuda"):
             return
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise RequestError("device", self.device, "auto, cpu, cuda or cuda:<index> is accepted") from error
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
+        import torch
+
+        count = torch.cuda.device_count()
+        if int(self.device.partition(":")[2] or 0) >= count:
             raise RequestError("device", self.device, f"{count} CUDA devices are present; auto or cpu is accepted")
+
+
+@dataclass(frozen=True)
+class TrainSettings(Kept):
+    """Of trainings."""
+
+    output: Annotated[str, "the folder of the training"]
+    ckpt_path: Annotated[str, "a checkpoint, or last"] | None

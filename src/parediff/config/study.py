@@ -12,10 +12,10 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from parediff.config.settings import WIDTHS
 from parediff.errors import RequestError
 
 Overrides = list[str]
-BITS = re.compile(r"W(\d+)A(\d+)")
 FOLDER = "file"
 """Where the experiments stand that users bring as files: experiment=file/<name>."""
 
@@ -64,9 +64,9 @@ class Study:
         bits = next((entry.partition("=")[2] for entry in reversed(job) if key_of(entry) == "bits"), bits)
         if bits is None:
             return job
-        match = BITS.fullmatch(str(bits))
+        match = re.fullmatch(WIDTHS.pattern, str(bits))
         if match is None:
-            raise RequestError("bits", bits, "widths such as W4A8 are accepted")
+            raise RequestError("bits", bits, f"{WIDTHS.told} are accepted")
         wanted = {"weight_bits": match[1], "activation_bits": match[2]}
         methods: Mapping[str, Any] = self.compose(job).get("methods") or {}
         taken = [name for name, settings in methods.items() if wanted.keys() <= settings.keys()]

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from parediff.validation import check_types
+from parediff.validation import Count, Several, Whole, check_types
 
 PerImage = Callable[[int], float]
 
@@ -40,9 +40,9 @@ class WatchedCost(Cost):
 class PairedCost(Cost):
     """Means something only beside the uncompressed model in the same process, and nothing for simulated arithmetic."""
 
-    images: int
-    repeats: int
-    warmup: int
+    images: Annotated[Count, "drawn at a time"]
+    repeats: Annotated[Several, "pairs that are timed"]
+    warmup: Annotated[Whole, "pairs that are not counted, before"]
 
     @abstractmethod
     def compare(

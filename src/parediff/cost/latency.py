@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from parediff.cost.base import PairedCost
 from parediff.cost.timing import paired_latency
-from parediff.validation import require
 
 
 @dataclass(frozen=True)
@@ -17,11 +16,6 @@ class PairedSeconds(PairedCost):
 
     symbol: ClassVar[str] = "s"
     meaning: ClassVar[str] = "time per image"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, least in (("images", 1), ("repeats", 2), ("warmup", 0)):
-            require(getattr(self, key) >= least, key, getattr(self, key), f"a whole number of at least {least}")
 
     def compare(
         self, reference: Callable[[], object], candidate: Callable[[], object], images: int

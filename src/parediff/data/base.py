@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from parediff.errors import RequestError
+from parediff.validation import Count, Seed, Whole, check_arguments
 
 
 class Images(pl.LightningDataModule, ABC):
@@ -21,12 +22,17 @@ class Images(pl.LightningDataModule, ABC):
     image_shape: tuple[int, int, int]
     classes: list[str]
 
-    def __init__(self, *, batch_size: int, seed: int, workers: int, flip: bool) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: Annotated[Count, "images of a training step"],
+        seed: Annotated[Seed, "of the order of training images, and of what is mirrored"],
+        workers: Annotated[Whole, "processes that read images; 0: none beside the training"],
+        flip: Annotated[bool, "whether half of the training images are mirrored"],
+    ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise RequestError("batch_size", batch_size, "a whole number of at least 1")
-        if workers < 0:
-            raise RequestError("workers", workers, "a whole number of at least 0")
+        given = {"batch_size": batch_size, "seed": seed, "workers": workers, "flip": flip}
+        check_arguments(Images.__init__, given)
         self.batch_size, self.seed, self.workers, self.flip = batch_size, seed, workers, flip
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from parediff.data.base import Images
-from parediff.data.split import split
+from parediff.data.split import HeldOut, SplitSeed, split
 
 
 class Digits(Images):
@@ -20,7 +20,7 @@ class Digits(Images):
     image_shape = (1, 8, 8)
     classes = [str(digit) for digit in range(10)]
 
-    def __init__(self, *, held_out: float, split_seed: int, **loading: Any) -> None:
+    def __init__(self, *, held_out: HeldOut, split_seed: SplitSeed, **loading: Any) -> None:
         super().__init__(**loading)
         self.held_out_share, self.split_seed = held_out, split_seed
         (images, labels), (held_images, held_labels) = split_digits(held_out, split_seed)

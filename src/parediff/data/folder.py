@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from parediff.data.base import Images
 from parediff.data.pictures import Frame, Pictures, open_file, size_of
-from parediff.data.split import split
+from parediff.data.split import HeldOut, SplitSeed, split
 from parediff.errors import RequestError
+from parediff.validation import Count
 
 
 class Folder(Images):
@@ -23,12 +24,12 @@ class Folder(Images):
     def __init__(
         self,
         *,
-        path: str | None,
-        image_size: int | None,
-        channels: int,
-        crop: str,
-        held_out: float,
-        split_seed: int,
+        path: Annotated[str, "the folder"] | None,
+        image_size: Annotated[Count, "pixels"] | None,
+        channels: Annotated[Literal[1, 3], "1: grey, 3: RGB"],
+        crop: Literal["centre", "stretch"],
+        held_out: HeldOut,
+        split_seed: SplitSeed,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -38,7 +39,7 @@ class Folder(Images):
         groups = [file.relative_to(root).parts[0] if len(file.relative_to(root).parts) > 1 else "" for file in files]
         self.classes = sorted(set(groups))
         labels = [self.classes.index(group) for group in groups]
-        frame = Frame(channels=channels, size=common_size(files, image_size), crop=crop)  # type: ignore[arg-type]
+        frame = Frame(channels=channels, size=common_size(files, image_size), crop=crop)
         self.image_shape = frame.shape
         kept, held = split(labels, held_out, split_seed)
         self._train, self._held_out = (Pictures(_Opener(files), labels, part, frame) for part in (kept, held))

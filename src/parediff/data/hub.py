@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from parediff.data.base import Images
 from parediff.data.pictures import Frame, Pictures
-from parediff.data.split import split
+from parediff.data.split import HeldOut, SplitSeed, split
 from parediff.errors import RequestError, nearest
+from parediff.validation import Count
 
 
 class HubImages(Images):
@@ -23,15 +24,15 @@ class HubImages(Images):
     def __init__(
         self,
         *,
-        path: str | None,
-        image_column: str,
-        label_column: str | None,
-        train_split: str,
-        held_out: str | float,
-        split_seed: int,
-        image_size: int | None,
-        channels: int,
-        crop: str,
+        path: Annotated[str, "a folder of parquet files, or a name on the hub"] | None,
+        image_column: Annotated[str, "where the images stand"],
+        label_column: Annotated[str, "where the classes stand"] | None,
+        train_split: Annotated[str, "what is learned from"],
+        held_out: HeldOut | str,
+        split_seed: SplitSeed,
+        image_size: Annotated[Count, "pixels"] | None,
+        channels: Annotated[Literal[1, 3], "1: grey, 3: RGB"],
+        crop: Literal["centre", "stretch"],
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -40,7 +41,7 @@ class HubImages(Images):
         self.name = Path(str(path)).name
         self._read = _Columns(table, image_column, label_column)
         self.classes = self._read.classes
-        frame = Frame(channels=channels, size=image_size or self._read.side(), crop=crop)  # type: ignore[arg-type]
+        frame = Frame(channels=channels, size=image_size or self._read.side(), crop=crop)
         self.image_shape = frame.shape
         if isinstance(held_out, str):
             held = _Columns(chosen(splits, "held_out", held_out), image_column, label_column)

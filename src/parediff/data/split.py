@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from parediff.errors import RequestError
+from parediff.validation import Range, Seed
+
+HeldOut = Annotated[float, Range(above=0, below=1), "share of the images that nothing learns from"]
+SplitSeed = Annotated[Seed, "which images are held out"]
 
 
 def split(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

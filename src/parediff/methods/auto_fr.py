@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ from parediff.reuse.change import relative_changes, within_budget
 from parediff.reuse.cuts import Blocks, cuts_of
 from parediff.reuse.engine import Reuse, Step, install, installed
 from parediff.reuse.learned import Gates, attach, attached, gates_plan, group_of
-from parediff.reuse.mixing import Mixing, Shape
+from parediff.reuse.mixing import Bias, Mixing, Shape, Temperature
 from parediff.reuse.replacements import Cut
-from parediff.validation import require
+from parediff.validation import Count, NonNegative, Positive, Range, Seed, require
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,26 @@ class AutoFR(Method):
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
     learn: Literal["gradient", "greedy"]
-    steps: int
-    groups: int
-    share: float | None
-    penalty: float
-    learning_rate: float
-    batch_size: int
+    steps: Annotated[int, Range(2, 10_000)]
+    groups: Count
+    share: Annotated[float, Range(above=0, most=1)] | None
+    penalty: NonNegative
+    learning_rate: Annotated[Positive, "of the gates"]
+    batch_size: Annotated[Count, "images of a training step"]
     scheduler: str
-    reference_steps: int
-    mixing: Shape
-    temperature: float
-    bias: float
-    resnets: bool
-    attentions: bool
-    mlps: bool
+    reference_steps: Annotated[int, Range(1, 10_000)]
+    mixing: Annotated[Shape, "how the weight of reuse against the jump goes over the steps"]
+    temperature: Temperature
+    bias: Bias
+    resnets: Annotated[bool, "whether residual blocks are reused"]
+    attentions: Annotated[bool, "whether attentions are reused"]
+    mlps: Annotated[bool, "whether feed-forward parts of transformers are reused"]
     blocks: Blocks
-    seed: int
+    seed: Annotated[Seed, "of what is random in the training"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._mixing()
-        for key in ("groups", "batch_size"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        require(self.steps >= 2, "steps", self.steps, "2 or more")
-        require(self.penalty >= 0, "penalty", self.penalty, "0 or more")
-        require(self.share is None or 0 < self.share <= 1, "share", self.share, "null, or more than 0 and at most 1,")
         require(self.learn == "gradient" or self.share is not None, "share", self.share, "a number, for learn=greedy,")
         self._sampler(self.reference_steps)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import check_types
@@ -49,15 +48,3 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         """Proof of effect, in plain numbers and words for the record."""
         return {}
-
-
-def check_together(methods: Mapping[str, Method]) -> None:
-    """Raise RequestError for a list of methods that cannot be applied one after another, before anything starts."""
-    asked = f"[{','.join(methods)}]"
-    for family in sorted({method.family for method in methods.values()} - {""}):
-        same = [name for name, method in methods.items() if method.family == family]
-        if len(same) > 1:
-            raise RequestError("method", asked, f"one method of {family} is accepted, {' or '.join(same)}")
-    first = next(iter(methods.items()), None)
-    if first is not None and first[1].corrects and not first[1].comes_first:
-        raise RequestError("method", asked, f"{first[0]} behind what it repairs, as [ptq,{first[0]}], is accepted")

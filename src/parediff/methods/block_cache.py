@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import Reuse, install, installed
 from parediff.reuse.learned import Table, attach, attached, table_plan
 from parediff.reuse.replacements import Cut
-from parediff.validation import require
+from parediff.validation import NonNegative, Range
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,11 @@ class BlockCache(Method):
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
-    threshold: float
-    steps: int
-    resnets: bool
-    attentions: bool
-    mlps: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.threshold >= 0, "threshold", self.threshold, "0 or more")
-        require(self.steps >= 2, "steps", self.steps, "2 or more")
+    threshold: NonNegative
+    steps: Annotated[int, Range(2, 10_000)]
+    resnets: Annotated[bool, "whether residual blocks are reused"]
+    attentions: Annotated[bool, "whether attentions are reused"]
+    mlps: Annotated[bool, "whether feed-forward parts of transformers are reused"]
 
     def prepare(self, model: DiffusionModel) -> None:
         install(model, Reuse("block_cache", self._cuts, table_plan))

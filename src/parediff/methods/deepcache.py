@@ -13,8 +13,8 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.engine import FULL, Reuse, Step, install, installed
 from parediff.reuse.outer_ring import outer_ring
 from parediff.reuse.replacements import Cut
-from parediff.reuse.schedules import Keyframes, Schedule
-from parediff.validation import require
+from parediff.reuse.schedules import Center, FirstFull, Interval, Keyframes, LastFull, Power, Schedule
+from parediff.validation import Whole
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,17 @@ class DeepCache(Method):
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
-    interval: int
+    interval: Interval
     keyframes: Keyframes
-    center: int
-    power: float
-    first_full: int
-    last_full: int
-    branch: int
+    center: Center
+    power: Power
+    first_full: FirstFull
+    last_full: LastFull
+    branch: Whole
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._schedule()
-        require(self.branch >= 0, "branch", self.branch, "0 or more")
 
     def prepare(self, model: DiffusionModel) -> None:
         install(model, Reuse("deepcache", self._cuts, self._plan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.rivals import Count, check_settings, context_of, fields_of, hooked
 from parediff.reuse.hooks import Cache, current_timestep, guidance_settings, install_cache, installed_cache
 from parediff.reuse.replacements import Patch, standing_in
+from parediff.validation import Range
 
 RATIOS = "magnitude_ratios"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,9 +43,9 @@ class DiffusersCache(Method):
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
-    name: str
-    config: str
-    steps: int
+    name: Annotated[str, "of the method"]
+    config: Annotated[str, "diffusers' class of settings"]
+    steps: Annotated[int, Range(1, 10_000)]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from parediff.errors import RequestError
 from parediff.methods.base import Method
@@ -12,7 +12,7 @@ from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.calibrate import input_quantizers
 from parediff.training.ranges import LEAST_LEGACY_UPDATES
-from parediff.validation import require
+from parediff.validation import NonNegative, Positive, Seed, Whole, require
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,19 @@ class Finetune(Method):
     corrects: ClassVar[bool] = True
     serves: ClassVar[tuple[str, ...]] = ("classes",)
 
-    cross_entropy: float
-    distillation: float
-    temperature: float
+    cross_entropy: Annotated[NonNegative, "weight of the images' own classes"]
+    distillation: Annotated[NonNegative, "weight of the uncompressed classifier's answers"]
+    temperature: Annotated[Positive, "of those answers"]
     reduction: Literal["element_mean", "batch_mean"]
-    learning_rate: float
-    weight_decay: float
+    learning_rate: Annotated[Positive, "of Nesterov's momentum"]
+    weight_decay: Annotated[NonNegative, "of all weights"]
     activation_ranges: Literal["calibrated", "ema", "legacy"]
-    observe_steps: int
+    observe_steps: Whole
     refit_weights: bool
-    seed: int
+    seed: Annotated[Seed, "of what is random in the training"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("learning_rate", "temperature"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
-        for key in ("cross_entropy", "distillation", "weight_decay"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         weights = self.cross_entropy + self.distillation
         require(weights > 0, "distillation", self.distillation, "a positive number here or for cross_entropy")
         least = {"calibrated": 0, "ema": 1, "legacy": LEAST_LEGACY_UPDATES}[self.activation_ranges]

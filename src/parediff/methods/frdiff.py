@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -12,9 +12,9 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.cuts import Blocks, cuts_of
 from parediff.reuse.engine import FULL, Reuse, Step, install, installed
-from parediff.reuse.mixing import Mixing, Shape
+from parediff.reuse.mixing import Bias, Mixing, Shape, Temperature
 from parediff.reuse.replacements import Cut
-from parediff.reuse.schedules import Keyframes, Schedule
+from parediff.reuse.schedules import Center, FirstFull, Interval, Keyframes, LastFull, Power, Schedule
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class FRDiff(Method):
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
 
-    interval: int
+    interval: Interval
     keyframes: Keyframes
-    center: int
-    power: float
-    first_full: int
-    last_full: int
-    mixing: Shape
-    temperature: float
-    bias: float
-    resnets: bool
-    attentions: bool
-    mlps: bool
+    center: Center
+    power: Power
+    first_full: FirstFull
+    last_full: LastFull
+    mixing: Annotated[Shape, "how the weight of reuse against the jump goes over the steps"]
+    temperature: Temperature
+    bias: Bias
+    resnets: Annotated[bool, "whether residual blocks are reused"]
+    attentions: Annotated[bool, "whether attentions are reused"]
+    mlps: Annotated[bool, "whether feed-forward parts of transformers are reused"]
     blocks: Blocks
 
     def __post_init__(self) -> None:

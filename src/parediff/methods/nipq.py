@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from parediff.quantization.noise import NOISES, BitRange, NoiseQuantizer, harden
 from parediff.quantization.placement import Placement, Slot, Width, place
 from parediff.quantization.proof import proof
 from parediff.quantization.search import SearchSettings
-from parediff.validation import require
+from parediff.validation import Below1, Count, NonNegative, Positive, Range, Seed, Whole, require
 
 VALUES = 65536
 """Of each activation that are kept for its boundary."""
@@ -44,64 +44,51 @@ class Nipq(Method):
     emulated: ClassVar[bool] = True
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
 
-    target_bits: float | None
-    target_gbops: float | None
-    uniform_bits: int | None
-    uniform_activation_bits: int | None
+    target_bits: Positive | None
+    target_gbops: Positive | None
+    uniform_bits: Annotated[int, Range(2, 31)] | None
+    uniform_activation_bits: Annotated[int, Range(2, 31)] | None
     allocation: Literal["learned", "sensitivity"]
-    bits_min: int
-    bits_max: int
-    bits_start: float
+    bits_min: Annotated[int, Range(2, 31), "the least width"]
+    bits_max: Annotated[int, Range(2, 31), "the greatest width"]
+    bits_start: Annotated[float, Range(2, 31), "where learned widths begin"]
     noise: Literal["uniform", "histogram"]
     skip: tuple[str, ...]
     attention: bool
     image_input: bool
-    budget_strength: float
-    budget_unit: float | None
-    rounding_share: float
+    budget_strength: Positive
+    budget_unit: Positive | None
+    rounding_share: Annotated[float, Range(above=0, most=1)]
     optimizer: Literal["sgd", "adamw"]
-    learning_rate: float
-    quantizer_learning_rate: float
-    bits_learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    ema_decay: float
-    distillation: float
-    shift: int
-    norm_batches: int
-    seed: int
+    learning_rate: Annotated[Positive, "of weights"]
+    quantizer_learning_rate: Positive
+    bits_learning_rate: Positive
+    warmup_steps: Annotated[Whole, "in which the rates rise"]
+    weight_decay: Annotated[NonNegative, "of weights"]
+    ema_decay: Annotated[Below1, "of the averaged weights, which are kept"]
+    distillation: NonNegative
+    shift: Whole
+    norm_batches: Count
+    seed: Annotated[Seed, "of what is random in the training"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._range()
-        if self.target_gbops is not None:
-            require(self.target_gbops > 0, "target_gbops", self.target_gbops, "a positive number")
-        elif self.target_bits is None:
+        if self.target_gbops is None and self.target_bits is None:
             raise RequestError("target_bits", None, "an average width, or target_gbops, is accepted")
-        else:
+        if self.target_gbops is None and self.target_bits is not None:
             reachable = f"a number between bits_min ({self.bits_min}) and bits_max ({self.bits_max})"
             require(self.bits_min < self.target_bits < self.bits_max, "target_bits", self.target_bits, reachable)
         self._check_phases()
-        for key in ("budget_strength", "learning_rate", "quantizer_learning_rate", "bits_learning_rate"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
-        for key in ("warmup_steps", "weight_decay", "distillation", "shift"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-        require(self.norm_batches >= 1, "norm_batches", self.norm_batches, "1 or more")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 to below 1")
 
     def _check_phases(self) -> None:
         share, held = self.rounding_share, self.uniform_bits
-        for key in ("uniform_bits", "uniform_activation_bits"):
-            bits = getattr(self, key)
-            require(bits is None or 2 <= bits <= 31, key, bits, "null, or a whole number from 2 to 31")
         both = held is not None or self.uniform_activation_bits is None
         require(both, "uniform_activation_bits", self.uniform_activation_bits, "null, where uniform_bits is null,")
         given = self.allocation == "sensitivity"
         require(held is None or not given, "allocation", self.allocation, "learned, where uniform_bits is given,")
-        if held is None and not given:
-            require(0 < share < 1, "rounding_share", share, "a share between 0 and 1")
-        else:
-            require(0 < share <= 1, "rounding_share", share, "a share above 0, up to 1")
+        learns = held is None and not given
+        require(share < 1 or not learns, "rounding_share", share, "a share below 1, where bits are learned,")
 
     def _range(self) -> BitRange:
         return BitRange(self.bits_min, self.bits_max, self.bits_start)

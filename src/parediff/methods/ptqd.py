@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class Ptqd(Method):
     corrects: ClassVar[bool] = True
 
     variance: bool
-    sampler: Sampler | None
+    sampler: Annotated[Sampler, "whose eta the variance is corrected for"] | None
 
     def prepare(self, model: DiffusionModel) -> None:
         if model.prediction_type != "epsilon":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -15,7 +15,7 @@ from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.validation import require
+from parediff.validation import NonNegative, Range, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,15 @@ class Qncd(Method):
     comes_first: ClassVar[bool] = True
 
     smoothing: bool
-    smoothing_strength: float
-    estimate_every: int
-    start: float
+    smoothing_strength: Annotated[float, Range(above=0, most=1)]
+    estimate_every: Whole
+    start: Share
     granularity: Granularity
-    gate: float
+    gate: NonNegative
     shrink: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.smoothing_strength <= 1, "smoothing_strength", self.smoothing_strength, "above 0, at most 1")
-        require(self.estimate_every >= 0, "estimate_every", self.estimate_every, "0 or more")
-        require(0 <= self.start <= 1, "start", self.start, "0 to 1")
-        require(self.gate >= 0, "gate", self.gate, "0 or more")
         if not self.smoothing and not self.estimate_every:
             raise RequestError("estimate_every", 0, "1 or more is accepted where smoothing is off")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -44,7 +44,7 @@ from parediff.quantization.sources import Learned
 from parediff.quantization.time_context import TimeContext, find_time_context, install_time_context
 from parediff.quantization.time_layers import cache_time_layers
 from parediff.training.recipe import Recipe
-from parediff.validation import require
+from parediff.validation import Range, Seed, require
 
 GridName = Literal["affine", "symmetric", "symmetric_negative", "narrow"]
 
@@ -65,9 +65,9 @@ class Quantize(Method):
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
 
     recipe: str
-    recipes: Mapping[str, Any]
-    weight_bits: int
-    activation_bits: int
+    recipes: Annotated[Mapping[str, Any], "what each recipe chooses"]
+    weight_bits: Annotated[int, Range(2, 32), "width of weights; 32 is full precision"]
+    activation_bits: Annotated[int, Range(2, 32), "width of activations; 32 is full precision"]
     grid: GridName
     weight_grid: GridName
     silu_grid: Literal["shifted", "shifted_narrow", "affine", "symmetric", "symmetric_negative", "narrow"]
@@ -77,7 +77,7 @@ class Quantize(Method):
     ends: Width
     time_layers: Width
     attention: Width
-    softmax_bits: int
+    softmax_bits: Annotated[int, Range(2, 32), "width of attention's weights; 32 is full precision"]
     split: Literal["none", "shortcuts", "all"]
     skip: tuple[str, ...]
     interval: Literal["static", "per_step", "generated", "learned"]
@@ -89,28 +89,21 @@ class Quantize(Method):
     weight_search: SearchName
     activation_search: SearchName
     search: SearchSettings
-    values: int
-    weights_first: bool
+    values: Annotated[int, Range(256)]
+    weights_first: Annotated[bool, "whether activations are observed behind rounded weights, as they will be met"]
     rounding: Literal["nearest", "adaround"]
     learning: Literal["none", "reconstruction", "qat"]
     reconstruction: Reconstruction
     training_recipe: Recipe
-    seed: int
+    seed: Annotated[Seed, "of what is random in the training"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, kinds in (
-            ("weight_bits", (self.weight_grid,)),
-            ("activation_bits", (self.grid, self.silu_grid)),
-            ("softmax_bits", ("unsigned",)),
-        ):
-            least = 3 if "narrow" in kinds else 2
-            require(least <= getattr(self, field) <= 32, field, getattr(self, field), f"{least} to 32")
+        for field, kinds in (("weight_bits", (self.weight_grid,)), ("activation_bits", (self.grid, self.silu_grid))):
+            wide = getattr(self, field) >= 3 or "narrow" not in kinds
+            require(wide, field, getattr(self, field), "3 to 32, on narrow grids,")
         some = self.weight_bits < 32 or self.activation_bits < 32
         require(some, "weight_bits", 32, "below 32 here or for activations")
-        require(self.values >= 256, "values", self.values, "256 or more")
-        groups = self.activation_groups
-        require(isinstance(groups, str) or groups >= 1, "activation_groups", groups, "tensor, channel, or 1 or more")
         self._check_choices()
 
     def _check_choices(self) -> None:

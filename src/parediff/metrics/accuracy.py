@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.metrics.extractors import Classifier
 from parediff.metrics.statistics import Mean
+from parediff.validation import Count
 
 
 @dataclass(eq=False)
@@ -23,12 +24,7 @@ class Accuracy(Metric[Mean]):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
 
     classifier: Classifier
-    top: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.top < 1:
-            raise RequestError("top", self.top, "1 or more is accepted")
+    top: Annotated[Count, "of how many likeliest classes the wanted one has to be"]
 
     def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
         """Only class labels can be compared with a class."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -34,8 +34,8 @@ class ClipScore(Metric[Mean]):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     meaning: ClassVar[str] = "CLIP score"
 
-    model: str
-    pretrained: str
+    model: Annotated[str, "of open_clip"]
+    pretrained: Annotated[str, "its weights, as open_clip lists them"]
     path: str | None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Dinov2(Extractor):
 
     resizes: ClassVar[bool] = True
 
-    model: str
+    model: Annotated[str, "a name on the hub"]
     path: str | None
 
     @property

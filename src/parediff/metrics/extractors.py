@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from parediff.metrics.statistics import Array
 from parediff.models.finite import require_finite
 from parediff.provenance import file_fingerprint
 from parediff.resources import folder_of
+from parediff.validation import check_types
 
 
 class Extractor(ABC):
@@ -28,6 +29,9 @@ class Extractor(ABC):
     """
 
     resizes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @property
     @abstractmethod
@@ -90,9 +94,10 @@ class Classifier(Extractor):
     The network takes NCHW in [-1, 1]; constructing this checks the folder, the first image loads it.
     """
 
-    path: str
+    path: Annotated[str, "a folder that `parediff train` wrote"]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("config.json", "model.safetensors"):
             if not (self.folder / name).is_file():
                 accepted = (

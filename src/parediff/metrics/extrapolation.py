@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from parediff.metrics import clean
 from parediff.metrics.distance import Distance
 from parediff.metrics.statistics import Gaussian, Moments, Reservoir
-from parediff.validation import check_types, require
+from parediff.validation import Range, Seed, Several
 
 
 @dataclass(eq=False)
@@ -27,17 +27,10 @@ class FrechetInfinity(Distance[Reservoir]):
     meaning: ClassVar[str] = "Fréchet distance, extrapolated to endlessly many images"
     generic: ClassVar[str] = "fd_infinity"
 
-    sizes: int
-    smallest: float
-    capacity: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(self.sizes >= 2, "sizes", self.sizes, "2 or more")
-        require(0 < self.smallest < 1, "smallest", self.smallest, "a share between 0 and 1")
-        require(self.capacity >= 4, "capacity", self.capacity, "4 or more")
-        super().__post_init__()
+    sizes: Several
+    smallest: Annotated[float, Range(above=0, below=1)]
+    capacity: Annotated[int, Range(4), "features kept; all of them, up to here"]
+    seed: Annotated[Seed, "of the sample that is kept"]
 
     def reset(self) -> None:
         super().reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from parediff.metrics import clean
 from parediff.metrics.distance import Distance
 from parediff.metrics.statistics import Array, Reservoir
-from parediff.validation import check_types, require
+from parediff.validation import Count, Seed, Several, require
 
 
 @dataclass(eq=False)
@@ -24,20 +24,20 @@ class KernelDistance(Distance[Reservoir]):
     meaning: ClassVar[str] = "kernel distance"
     generic: ClassVar[str] = "kd"
 
-    subsets: int
-    subset_size: int
-    capacity: int  # features kept of each set; all of them, up to here
-    seed: int  # of the subsets and of the sample that is kept
+    subsets: Annotated[Count, "whose distances are averaged"]
+    subset_size: Annotated[Several, "images of a subset"]
+    capacity: Annotated[
+        Several, "features kept of each set; all of them, up to here"
+    ]  # features kept of each set; all of them, up to here
+    seed: Annotated[
+        Seed, "of the subsets, and of the sample that is kept"
+    ]  # of the subsets and of the sample that is kept
 
     def __post_init__(self) -> None:
-        check_types(self)
-        require(self.subsets >= 1, "subsets", self.subsets, "1 or more")
-        require(self.subset_size >= 2, "subset_size", self.subset_size, "2 or more")
+        super().__post_init__()
         require(
             self.capacity >= self.subset_size, "capacity", self.capacity, f"subset_size ({self.subset_size}) or more"
         )
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
-        super().__post_init__()
 
     def reset(self) -> None:
         super().reset()

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from parediff.metrics.distance import Distance
 from parediff.metrics.statistics import Array, Reservoir
-from parediff.validation import check_types, require
+from parediff.validation import Count, Seed, Several, require
 
 ROWS = 512  # of a distance matrix held at a time
 
@@ -29,15 +29,13 @@ class Neighbourhood(Distance[Reservoir], ABC):
 
     better: ClassVar[Literal["lower", "higher"]] = "higher"
 
-    neighbours: int
-    capacity: int
-    seed: int
+    neighbours: Annotated[Count, "k of the k-nearest-neighbour balls"]
+    capacity: Annotated[Several, "features kept of each set; all of them, up to here"]
+    seed: Annotated[Seed, "of the sample that is kept"]
 
     def __post_init__(self) -> None:
-        check_types(self)
-        require(self.neighbours >= 1, "neighbours", self.neighbours, "1 or more")
-        require(self.capacity > self.neighbours, "capacity", self.capacity, "more than the neighbours")
         super().__post_init__()
+        require(self.capacity > self.neighbours, "capacity", self.capacity, "more than the neighbours")
 
     def reset(self) -> None:
         super().reset()

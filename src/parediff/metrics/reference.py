@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from parediff.metrics.base import Statistic
 from parediff.metrics.extractors import Extractor
 from parediff.metrics.statistics import Array, Gaussian, Moments, Published, Reservoir
 from parediff.provenance import file_fingerprint, fingerprint
-from parediff.validation import check_types, require
+from parediff.validation import Count, Several, check_types, require
 
 Shape = tuple[int, int, int]
 
@@ -77,18 +77,16 @@ class DataReference(Reference):
     `foreign` says that another set than the run's own is meant.
     """
 
-    data: Data
-    split: Literal["train", "held_out", "all"]
-    batch_size: int
-    count: int | None
-    foreign: bool
+    data: Annotated[Data, "the run's own, unless another set is meant"]
+    split: Annotated[Literal["train", "held_out", "all"], "of the data"]
+    batch_size: Annotated[Count, "images looked at at a time"]
+    count: Annotated[Several, "so many of them, evenly spaced; null: all"] | None
+    foreign: Annotated[bool, "true: another set than the run's own is meant"]
 
     def __post_init__(self) -> None:
         if self.data is None:
             raise RequestError("data", "null", "images to compare with: data=folder data.path=…, data=datasets …")
         check_types(self)
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(self.count is None or self.count >= 2, "count", self.count, "2 or more, or null for all,")
         total = len(self.images)
         require((self.count or 0) <= total, "count", self.count, f"at most the {total} images of the split")
 
@@ -174,8 +172,8 @@ class PublishedStatistics(Reference):
     They belong to Inception with clean-fid's resize, and are refused on any other extractor.
     """
 
-    name: str
-    resolution: int | Literal["na"]
+    name: Annotated[str, "as clean-fid calls the set"]
+    resolution: Count | Literal["na"]
     split: str
     path: str | None
 

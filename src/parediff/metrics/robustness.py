@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from parediff.cost.layers import weight_layers
 from parediff.metrics.base import Metric
 from parediff.metrics.statistics import Mean
 from parediff.sampling.batch import Batch
-from parediff.validation import require
+from parediff.validation import Count, NonNegative, Seed
 
 
 @dataclass(eq=False)
@@ -28,15 +28,10 @@ class NoiseRobustness(Metric[Mean]):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     judges: ClassVar[Literal["images", "classes"]] = "classes"
 
-    operand: Literal["weights", "activations"]
-    sigma: float
-    draws: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sigma >= 0, "sigma", self.sigma, "0 or more")
-        require(self.draws >= 1, "draws", self.draws, "1 or more")
+    operand: Annotated[Literal["weights", "activations"], "what the noise is added to"]
+    sigma: NonNegative
+    draws: Annotated[Count, "of the noise, averaged"]
+    seed: Annotated[Seed, "of the noise"]
 
     def take(self, batch: Batch, reference: Tensor | None) -> None:
         """The batch's network answers again, under noise."""

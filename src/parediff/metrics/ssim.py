@@ -12,7 +12,7 @@ from parediff.errors import RequestError
 from parediff.metrics.base import Metric
 from parediff.metrics.pairs import LEVELS, as_pairs
 from parediff.metrics.statistics import Mean
-from parediff.validation import require
+from parediff.validation import Positive
 
 PUBLISHED_SIGMA = 1.5  # of the 11x11 Gaussian window
 SIDE_PER_SIGMA = 16  # its window of 7 sigma is then below half the side: 8x8 images get sigma 0.5, a 5x5 window
@@ -26,11 +26,7 @@ class StructuralSimilarity(Metric[Mean]):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     meaning: ClassVar[str] = "SSIM"
 
-    sigma: float | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sigma is None or self.sigma > 0, "sigma", self.sigma, "a number above 0, or null,")
+    sigma: Positive | None
 
     def check(self, conditions: Sequence[Any] | None, image_shape: tuple[int, int, int]) -> None:
         self._sigma(min(image_shape[1:]))

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from parediff.data.folder import existing_folder, image_files
-from parediff.data.pictures import MODES, open_file, plain, size_of
+from parediff.data.pictures import open_file, plain, size_of
 from parediff.errors import RequestError
+from parediff.validation import check_types
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
@@ -27,13 +28,12 @@ class StoredImages:
     `channels` null takes grey images as grey and everything else as RGB (16 bits scaled to 8, transparency over white).
     """
 
-    name: str
-    path: str
-    channels: int | None
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "a folder of images"]
+    channels: Literal[1, 3] | None
 
     def __post_init__(self) -> None:
-        if self.channels not in (None, *MODES):
-            raise RequestError("channels", self.channels, "1 (grey), 3 (RGB) or null is accepted")
+        check_types(self)
         first = self.files[0]
         for file in self.files:
             if size_of(file) != size_of(first):

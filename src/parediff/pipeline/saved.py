@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,9 +15,11 @@ from parediff.config.construct import construct
 from parediff.config.request import model_from
 from parediff.errors import RequestError
 from parediff.methods.base import Method
+from parediff.models.classifiers.imported import is_known
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import STATE, load_state, restore
 from parediff.provenance import file_fingerprint
+from parediff.validation import check_types
 
 CONFIG = "config.yaml"
 
@@ -29,15 +31,20 @@ class SavedRun:
     Raises RequestError where the folder holds no kept model, or asks for a class that is none of the package's.
     """
 
-    name: str
-    path: str
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "the folder of a run with save=true: runs/<study>/<id>"]
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not (self.folder / CONFIG).is_file() or not (self.folder / STATE).is_file():
             raise RequestError("path", self.path, "the folder of a run with save=true: runs/<study>/<id>")
         for target in targets_in([self.config.get("model"), self.config.get("methods")]):
             if target not in targets():
                 raise RequestError("path", self.path, f"a run of classes that ship; {target} is none")
+
+        network = OmegaConf.select(self.config, "model.target", default=None)
+        if network is not None and not is_known(str(network)):
+            raise RequestError("path", self.path, f"a run of a library's network; {network} is none")
 
     @property
     def folder(self) -> Path:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from parediff.atomic import write_atomically
 from parediff.config.construct import construct
 from parediff.config.request import Parts, data_of
+from parediff.config.schema import checked_training
 from parediff.errors import RequestError
 from parediff.provenance import run_id, without
 from parediff.results.lease import lease
@@ -20,7 +21,7 @@ def train(config: DictConfig) -> Path:
     """Train `config.model.architecture` on `config.data`; the folder of the averaged weights and the config."""
     from parediff.training.fit import logger_of, starting_point
 
-    values = resolved(config)
+    values = checked_training(config)
     output = Path(values["output"])
     starting_point(output / "checkpoints", values["ckpt_path"])
     trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")
@@ -48,13 +49,3 @@ def train(config: DictConfig) -> Path:
 def training_id(values: dict[str, Any]) -> str:
     """The model and what decides its training: one that goes on from a checkpoint keeps the name."""
     return f"{values['model']['name']}-{run_id(without(values, ('ckpt_path', 'output')), values['seed'])}"
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, without hydra's own; what cannot be trained is said here."""
-    if OmegaConf.select(config, "model.architecture") is None:
-        raise RequestError("model", config.model.name, "a model with an architecture to train, such as ddpm_digits")
-    if OmegaConf.select(config, "learner") is None:
-        raise RequestError("trainer", "", "one that says how to learn, such as denoising or classification")
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby, product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from parediff.quantization.samples import Samples
 from parediff.quantization.search import PowerError, Score, Search, Shrink, Statistics, scores_of
 from parediff.quantization.sources import Interval
 from parediff.quantization.time_context import embedding_of
-from parediff.validation import check_types, require
+from parediff.validation import Below1, Positive, Whole, check_types
 
 NUDGE = 0.1
 """The error's curvature is measured this share of the static interval around the best one."""
@@ -37,16 +37,13 @@ class GeneratorFit:
     """
 
     initial: Literal["statistics", "static", "fitted"]
-    iterations: int
-    learning_rate: float
+    iterations: Whole
+    learning_rate: Annotated[Positive, "of Adam, falls to zero"]
     relative_error: bool
-    dropout: float
+    dropout: Below1
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.iterations >= 0, "iterations", self.iterations, "0 or more")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "a share from 0 to below 1")
 
     @property
     def start(self) -> Search | None:

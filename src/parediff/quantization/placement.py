@@ -15,10 +15,11 @@ from parediff.models.tree import named, put
 from parediff.quantization.grid import IDENTITY_BITS, Grid, Kind
 from parediff.quantization.layers import FoldableLayer, QuantizedLayer, QuantizedMatmul, SplitQuantizedLayer
 from parediff.quantization.roles import Role, roles
+from parediff.validation import Count
 
 Width = Literal["same", "eight_bit", "full"]
 """As wide as every other layer; 8 bits (or as wide as the others where those are wider); full precision."""
-Groups = Literal["tensor", "channel"] | int
+Groups = Literal["tensor", "channel"] | Count
 """Who shares an interval: the whole tensor, each channel alone, or so many equal groups of channels where there are."""
 
 

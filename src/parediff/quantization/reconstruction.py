@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from parediff.quantization.quantizer import Quantizer, bypassed
 from parediff.quantization.rounding import RoundedQuantizer, softly
 from parediff.quantization.sources import Learned
 from parediff.quantization.time_context import TimeContext, find_time_context
-from parediff.validation import check_types, require
+from parediff.validation import Count, NonNegative, Positive, Several, Share, Whole, check_types
 
 UNITS = ("ResnetBlock2D", "BasicTransformerBlock", "Attention")
 """diffusers' blocks that are reconstructed as a whole; elsewhere single layers are."""
@@ -35,26 +35,19 @@ class Reconstruction:
     each channel at one time step, which comes back at the next.
     """
 
-    iterations: int
-    step_iterations: int
-    batch: int
-    rows: int
-    memory_mb: int
-    learning_rate: float
-    step_learning_rate: float
-    regularisation: float
-    bias_weight: float
-    warmup: float = 0.2
+    iterations: Whole
+    step_iterations: Whole
+    batch: Annotated[Count, "samples of an iteration"]
+    rows: Several
+    memory_mb: Count
+    learning_rate: Positive
+    step_learning_rate: Annotated[Positive, "of intervals"]
+    regularisation: Annotated[NonNegative, "weight of the pull towards rounding"]
+    bias_weight: NonNegative
+    warmup: Annotated[Share, "of the iterations, without that pull"] = 0.2
 
     def __post_init__(self) -> None:
         check_types(self)
-        for key in ("iterations", "step_iterations", "regularisation", "bias_weight"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-        for key in ("learning_rate", "step_learning_rate"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
-        for key in ("batch", "memory_mb"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        require(self.rows >= 2, "rows", self.rows, "2 or more")
 
     def run(self, model: DiffusionModel, calls: Iterable[Call], generator: torch.Generator) -> dict[str, Outcome]:
         """Reconstruct every unit, in the order in which they run; what became of each."""

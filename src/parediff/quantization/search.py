@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.grid import SMALLEST_STEP, Grid
 from parediff.quantization.samples import Samples
-from parediff.validation import check_types, require
+from parediff.validation import NonNegative, Positive, Range, Several, check_types
 
 Fit = tuple[Tensor, Tensor | None]
 Ranges = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -278,19 +278,16 @@ class SearchSettings:
     values that its search spans.
     """
 
-    exponent: float = 2.0
-    bias_weight: float = 0.0
-    candidates: int = 80
-    lowest: float = 0.21
-    percentile: float = 0.999
+    exponent: Positive = 2.0
+    bias_weight: NonNegative = 0.0
+    candidates: Annotated[Several, "steps that are tried"] = 80
+    lowest: Annotated[float, Range(above=0, below=1), "the smallest step that is tried, a share of the range's"] = 0.21
+    percentile: Annotated[float, Range(above=0.5, most=1), "share of the values inside, of the search percentile"] = (
+        0.999
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.exponent > 0, "exponent", self.exponent, "a positive number")
-        require(self.bias_weight >= 0, "bias_weight", self.bias_weight, "0 or more")
-        require(self.candidates >= 2, "candidates", self.candidates, "2 or more")
-        require(0 < self.lowest < 1, "lowest", self.lowest, "a share between 0 and 1")
-        require(0.5 < self.percentile <= 1, "percentile", self.percentile, "a share above 0.5, at most 1")
 
     def named(self, name: SearchName) -> Search:
         """The search of this name."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from parediff.validation import require
+from parediff.validation import Positive, check_types
 
 Shape = Literal["hard", "sigmoid", "linear", "const", "off"]
+Temperature = Annotated[Positive, "steepness of the mixing"]
+Bias = Annotated[float, "share of the steps at which the mixing is half"]
 NOTHING = 1e-10
 """A weight below this is a jump: the network is not called."""
 
@@ -22,11 +24,11 @@ class Mixing:
     """
 
     shape: Shape
-    temperature: float
-    bias: float
+    temperature: Temperature
+    bias: Bias
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "temperature", self.temperature, "more than 0")
+        check_types(self)
 
     def __call__(self, ratio: float) -> float:
         """The weight at r; 0 is a jump, 1 is feature reuse alone."""

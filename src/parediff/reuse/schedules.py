@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from parediff.errors import RequestError
-from parediff.validation import require
+from parediff.validation import Count, Positive, Whole, check_types, require
 
-Keyframes = Literal["uniform", "clustered"] | tuple[int, ...]
+Keyframes = Literal["uniform", "clustered"] | tuple[Whole, ...]
+Interval = Annotated[Count, "steps from one keyframe to the next"]
+Center = Annotated[Whole, "the step around which clustered keyframes are densest"]
+Power = Annotated[Positive, "of clustered keyframes: how dense they are there"]
+FirstFull = Annotated[Whole, "full steps at the start"]
+LastFull = Annotated[Whole, "full steps at the end"]
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,14 @@ class Schedule:
     """
 
     keyframes: Keyframes
-    interval: int
-    center: int
-    power: float
-    first_full: int
-    last_full: int
+    interval: Interval
+    center: Center
+    power: Power
+    first_full: FirstFull
+    last_full: LastFull
 
     def __post_init__(self) -> None:
-        require(self.interval >= 1, "interval", self.interval, "1 or more")
-        require(self.center >= 0, "center", self.center, "0 or more")
-        require(self.power > 0, "power", self.power, "more than 0")
-        require(self.first_full >= 0, "first_full", self.first_full, "0 or more")
-        require(self.last_full >= 0, "last_full", self.last_full, "0 or more")
+        check_types(self)
         if isinstance(self.keyframes, tuple):
             check_keyframes(self.keyframes)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from parediff.errors import RequestError
-from parediff.validation import check_types, require
+from parediff.validation import Count, FirstSeed, check_types, require
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,15 @@ class Workload:
     takes none, and for classes it means all of them in turn. `blocks` seed blocks give the standard errors.
     """
 
-    first_seed: int
-    count: int
-    batch_size: int
-    blocks: int = 1
+    first_seed: FirstSeed
+    count: Annotated[Count, "images"]
+    batch_size: Annotated[Count, "images drawn at a time"]
+    blocks: Annotated[Count, "seed blocks, over which standard errors are taken"] = 1
     conditions: tuple[int | str, ...] | str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
-        require(self.count >= 1, "count", self.count, "1 or more")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(1 <= self.blocks <= self.count, "blocks", self.blocks, f"1 to workload.count ({self.count})")
+        require(self.blocks <= self.count, "blocks", self.blocks, f"1 to workload.count ({self.count})")
         if isinstance(self.conditions, str) and not Path(self.conditions).expanduser().is_file():
             raise RequestError(
                 "conditions", self.conditions, "a list, or a text file with one prompt a line, is accepted"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from parediff.tracking.base import Tracker
 from parediff.tracking.content import fronts_of, scalars
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class LightningTracker(Tracker):
     """Numbers of one run at a time, below `dir`; these loggers take no pictures and no tables."""
 
-    kind: Literal["csv", "tensorboard", "mlflow"]
-    dir: str
+    kind: Annotated[Literal["csv", "tensorboard", "mlflow"], "which of Lightning's loggers"]
+    dir: Annotated[str, "the folder that it writes in"]
     problems: list[str] = field(default_factory=list, init=False)
     _logger: Any = field(default=None, init=False, repr=False)
     _step: int = field(default=0, init=False, repr=False)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from parediff.errors import RequestError
 from parediff.tracking.account import has_account, require_answer
 from parediff.tracking.base import Tracker
 from parediff.tracking.content import facts, fronts_of, proofs, scalars, table, wandb_id
+from parediff.validation import Positive, check_types
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"  # as Lightning's logger calls it
@@ -31,23 +31,19 @@ class WandbTracker(Tracker):
 
     refused: ClassVar[bool] = False  # whether the last start online got as far as W&B and failed there
     unreachable: ClassVar[bool] = False  # found out once per process, not by every run of a study anew
-    mode: str
-    project: str
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: Annotated[str, "at Weights & Biases"]
     entity: str | None
     dir: str
-    init_timeout_s: float
-    finish_timeout_s: float
+    init_timeout_s: Positive
+    finish_timeout_s: Positive
     problems: list[str] = field(default_factory=list, init=False)
     _run: Any = field(default=None, init=False, repr=False)
     _front_of: str | None = field(default=None, init=False, repr=False)
     _exit_code: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise RequestError("mode", self.mode, f"one of {', '.join(MODES)}")
-        for key in ("init_timeout_s", "finish_timeout_s"):
-            if getattr(self, key) <= 0:
-                raise RequestError(key, getattr(self, key), "a number of seconds above 0")
+        check_types(self)
 
     def start(self, config: Mapping[str, Any], study: str, stage: str, run_id: str) -> None:
         self.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from parediff.models.finite import NotFinite, first_layer, is_finite
 from parediff.training.ema import EMA
-from parediff.validation import require
+from parediff.validation import Below1, NonNegative, Positive, Seed, Whole, check_arguments
 
 PLAN = "plan"
 """Under which a checkpoint says how long its training was to be, and how its rate was to fall."""
@@ -30,19 +30,17 @@ class Learner(pl.LightningModule, ABC):
         self,
         network: nn.Module,
         *,
-        learning_rate: float,
-        schedule: str,
-        warmup_steps: int,
-        weight_decay: float,
-        ema_decay: float,
-        seed: int,
+        learning_rate: Annotated[Positive, "of AdamW, at its highest"],
+        schedule: Literal["constant", "cosine"],
+        warmup_steps: Annotated[Whole, "in which the rate rises"],
+        weight_decay: Annotated[NonNegative, "of matrices and kernels"],
+        ema_decay: Annotated[Below1, "of the averaged weights, which are kept"],
+        seed: Annotated[Seed, "of what is random in the training"],
     ) -> None:
         super().__init__()
-        require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
-        require(schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
-        require(warmup_steps >= 0, "warmup_steps", warmup_steps, "a whole number of at least 0")
-        require(weight_decay >= 0, "weight_decay", weight_decay, "a number of at least 0")
-        require(0 <= ema_decay < 1, "ema_decay", ema_decay, "a number in [0, 1)")
+        given = {"learning_rate": learning_rate, "schedule": schedule, "warmup_steps": warmup_steps}
+        given |= {"weight_decay": weight_decay, "ema_decay": ema_decay, "seed": seed}
+        check_arguments(Learner.__init__, given)
         self.network = network
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
         self.weight_decay = weight_decay

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from parediff.training.base import Learner
+from parediff.validation import Below1, Whole
+
+Smoothing = Annotated[Below1, "share of a label that is spread over all classes"]
+Shift = Annotated[Whole, "training images move by up to so many pixels"]
 
 
 class Classification(Learner):
     """Cross-entropy with label smoothing; batches are (images NCHW in [-1, 1], labels), moved by whole pixels."""
 
-    def __init__(self, network: nn.Module, *, label_smoothing: float, shift: int, **settings: Any) -> None:
+    def __init__(self, network: nn.Module, *, label_smoothing: Smoothing, shift: Shift, **settings: Any) -> None:
         super().__init__(network, **settings)
         self.label_smoothing, self.shift = label_smoothing, shift
 

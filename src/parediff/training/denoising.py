@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from parediff.errors import RequestError
 from parediff.models.diffusion.conditioning import class_rows
 from parediff.training.base import Learner
-from parediff.validation import require
+from parediff.validation import Below1, Positive, Whole, require
 
 
 class Denoising(Learner):
@@ -26,14 +26,12 @@ class Denoising(Learner):
         network: nn.Module,
         scheduler: Any,
         *,
-        snr_gamma: float | None,
-        label_dropout: float,
-        null_class: int | None,
+        snr_gamma: Annotated[Positive, "min-SNR's gamma; null: the plain loss"] | None,
+        label_dropout: Below1,
+        null_class: Whole | None,
         **settings: Any,
     ) -> None:
         super().__init__(network, **settings)
-        if snr_gamma is not None and snr_gamma <= 0:
-            raise RequestError("snr_gamma", snr_gamma, "a positive number, or null for the plain loss")
         rows = class_rows(cast(Any, network).config)
         check_label_dropout(label_dropout, null_class, rows)
         self.scheduler, self.snr_gamma = scheduler, snr_gamma

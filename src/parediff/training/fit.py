@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -26,7 +26,7 @@ from parediff.models.weights import load_plain
 from parediff.results.interruption import is_waiting, safe_point
 from parediff.training.base import PLAN, Learner, prolonged
 from parediff.training.synthesis import ManualTraining
-from parediff.validation import check_types
+from parediff.validation import Count, NonNegative, Range, Whole, check_types
 
 log = logging.getLogger(__name__)
 HARMLESS = (
@@ -49,28 +49,21 @@ HARMLESS = (
 class Trainer:
     """How long and with what care to train; a count of 0 switches validation or checkpoints off."""
 
-    max_steps: int
-    gradient_clip: float
-    accelerator: str
-    devices: int
-    precision: str
-    validate_every: int
-    checkpoint_every: int
-    keep_checkpoints: int
-    log_every: int
-    progress: bool
+    max_steps: Annotated[Count, "optimiser steps"]
+    gradient_clip: Annotated[NonNegative, "largest norm of the gradient; 0: no limit"]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], "as Lightning calls it"]
+    devices: Annotated[Count, "processes, each with its part of every batch"]
+    precision: Annotated[
+        Literal["32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true"], "as Lightning calls it"
+    ]
+    validate_every: Annotated[Whole, "steps; 0: never"]
+    checkpoint_every: Annotated[Whole, "steps; 0: never"]
+    keep_checkpoints: Annotated[int, Range(-1), "besides the last one; -1 keeps all"]
+    log_every: Annotated[Count, "steps"]
+    progress: Annotated[bool, "a progress bar"]
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.max_steps < 1:
-            raise RequestError("max_steps", self.max_steps, "a whole number of at least 1")
-        for key in ("gradient_clip", "validate_every", "checkpoint_every"):
-            if getattr(self, key) < 0:
-                raise RequestError(key, getattr(self, key), "0 (off) or more")
-        if self.log_every < 1:
-            raise RequestError("log_every", self.log_every, "a whole number of at least 1")
-        if self.devices < 1:
-            raise RequestError("devices", self.devices, "a whole number of at least 1")
 
     def fit(
         self,
@@ -132,7 +125,7 @@ class Trainer:
             accelerator=self.accelerator,
             devices=self.devices,
             strategy=self._strategy(),
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             gradient_clip_val=(self.gradient_clip or None) if clipped else None,
             val_check_interval=self.validate_every if validated else None,
             check_val_every_n_epoch=None,

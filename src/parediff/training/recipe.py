@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from parediff.validation import check_types, require
+from parediff.validation import Below1, NonNegative, Positive, Whole, check_types
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,13 @@ class Recipe:
     The rate rises over `warmup_steps` and then follows one of `training.base.SCHEDULES`.
     """
 
-    loss: Literal["l1", "l2"]
-    learning_rate: float
+    loss: Annotated[Literal["l1", "l2"], "between the outputs of both networks"]
+    learning_rate: Annotated[Positive, "of AdamW, at its highest"]
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"]
-    warmup_steps: int
-    weight_decay: float
-    ema_decay: float
-    step_rate: float
+    warmup_steps: Whole
+    weight_decay: Annotated[NonNegative, "of matrices and kernels"]
+    ema_decay: Annotated[Below1, "of the averaged weights, which are kept"]
+    step_rate: Positive
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        require(self.step_rate > 0, "step_rate", self.step_rate, "a positive share of the learning rate")
-        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 to below 1")

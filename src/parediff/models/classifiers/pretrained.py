@@ -7,18 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from parediff.errors import RequestError
 from parediff.models.classifiers.build import build
+from parediff.models.classifiers.imported import is_known
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.networks import IMAGENET_MEAN, IMAGENET_STD
 from parediff.models.weights import load_into, load_weights, renamed
 from parediff.provenance import file_fingerprint
 from parediff.resources import folder_of
+from parediff.validation import Seed, check_types
+
+Network = Annotated[
+    Literal["ConvNet", "CifarResNet", "TorchvisionNet", "ImportedNet"], "which of the package's networks"
+]
+
+Arguments = Annotated[dict[str, Any], "of the network's constructor"]
+InitialSeed = Annotated[Seed, "of the untrained weights"]
 
 
 @dataclass(frozen=True)
@@ -30,18 +39,21 @@ class PretrainedClassifier:
     `target`, with `arguments`, `mean` and `std` of its own, is the network of somebody else that `ImportedNet` holds.
     """
 
-    name: str
-    path: str | None
-    checkpoint: str | None
-    random_weights: bool
-    network: str
-    arguments: Mapping[str, Any]
-    keys: Mapping[str, str] = field(default_factory=dict)
-    target: str | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "a folder that `parediff train` wrote"] | None
+    checkpoint: Annotated[str, "a weights file: safetensors, or a torch file of tensors only"] | None
+    random_weights: Annotated[bool, "an untrained network, on purpose"]
+    network: Network
+    arguments: Annotated[Mapping[str, Any], "of the network's constructor"]
+    keys: Annotated[Mapping[str, str], "beginnings of names in the weights file, and what the network calls them"] = (
+        field(default_factory=dict)
+    )
+    target: Annotated[str, "an import path, timm/NAME or transformers/TYPE"] | None = None
+    mean: Annotated[tuple[float, ...], "of images in [0, 1], one value a channel"] = IMAGENET_MEAN
+    std: Annotated[tuple[float, ...], "of images in [0, 1], one value a channel"] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.path is None and self.checkpoint is None and not self.random_weights:
             accepted = "a weights file, else path=FOLDER, else random_weights=true for an untrained network"
             raise RequestError("checkpoint", "null", accepted)
@@ -78,7 +90,7 @@ class PretrainedClassifier:
     def network_with_weights(self) -> nn.Module:
         """In eval mode on the CPU."""
         if self.checkpoint is None and self.path is not None:
-            return load_classifier(self.path)
+            return load_classifier(self.path, self.target)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build(self.network, self._arguments())
@@ -95,7 +107,7 @@ class ClassifierArchitecture:
     Arguments `in_channels` and `classes` that are null follow the data; it is told in config.json what was learned.
     """
 
-    def __init__(self, *, network: str, arguments: dict[str, Any], seed: int) -> None:
+    def __init__(self, *, network: Network, arguments: Arguments, seed: InitialSeed) -> None:
         self.kind, self.arguments, self.seed = network, dict(arguments), seed
         self.trained_on: dict[str, Any] = {}
 
@@ -139,16 +151,22 @@ class ClassifierArchitecture:
         save_file(tensors, folder / "model.safetensors")
 
 
-def load_classifier(path: str | Path) -> nn.Module:
-    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
+def load_classifier(path: str | Path, named: str | None = None) -> nn.Module:
+    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships.
+
+    A folder's network of nobody's library is code of whoever wrote the folder: it has to be `named` by the request.
+    """
     folder = folder_of(path)
     description, weights = folder / "config.json", folder / "model.safetensors"
     if not description.is_file():
         raise RequestError("path", path, "a folder with config.json and model.safetensors")
     try:
         config = json.loads(description.read_text())
+        target = str(config["arguments"].get("target", named))
+        if config["network"] == "ImportedNet" and target != named and not is_known(target):
+            raise RequestError("path", path, f"a network of a library, or model.target={target}, is accepted")
         network = build(config["network"], config["arguments"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RequestError("path", path, "config.json must name a network and its arguments") from error
     load_into(network, load_weights(weights, "path"), weights, "path")
     return network.eval()

@@ -5,13 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
 from parediff.errors import RequestError, nearest
 from parediff.models.diffusion.conditioning import keep_labels
+from parediff.validation import Seed
+
+Arguments = Annotated[dict[str, Any], "arguments of diffusers' class"]
+SchedulerArguments = Annotated[dict[str, Any], "arguments of diffusers' DDPMScheduler"]
+InitialSeed = Annotated[Seed, "of the untrained weights"]
 
 
 class DenoiserArchitecture(ABC):
@@ -66,7 +71,7 @@ class UNetArchitecture(DenoiserArchitecture):
     key = "unet"
     class_key = "num_class_embeds"
 
-    def __init__(self, *, unet: dict[str, Any], scheduler: dict[str, Any], seed: int) -> None:
+    def __init__(self, *, unet: Arguments, scheduler: SchedulerArguments, seed: InitialSeed) -> None:
         super().__init__(unet, scheduler, seed)
 
     def _network(self, arguments: dict[str, Any]) -> nn.Module:
@@ -81,7 +86,7 @@ class TransformerArchitecture(DenoiserArchitecture):
     key = "transformer"
     class_key = "num_embeds_ada_norm"
 
-    def __init__(self, *, transformer: dict[str, Any], scheduler: dict[str, Any], seed: int) -> None:
+    def __init__(self, *, transformer: Arguments, scheduler: SchedulerArguments, seed: InitialSeed) -> None:
         super().__init__(transformer, scheduler, seed)
 
     def _network(self, arguments: dict[str, Any]) -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import diffusers
 import torch
@@ -22,6 +22,7 @@ from parediff.models.diffusion.sampler import Sampler
 from parediff.models.diffusion.text import PromptStore
 from parediff.provenance import file_fingerprint, fingerprint
 from parediff.resources import ASSETS, folder_of
+from parediff.validation import NonNegative, Whole, check_types
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -35,20 +36,17 @@ class PretrainedPipeline:
     by their files. Encoded prompts are kept below `text_cache`, for every run that draws from the same ones.
     """
 
-    name: str
-    path: str
-    dtype: str = "float32"
-    guidance_scale: float | None = 1.0
-    null_class: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    revision: str | None = None
+    name: Annotated[str, "what records call it"]
+    path: Annotated[str, "a diffusers folder, or a name on the hub"]
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"], "of the weights"] = "float32"
+    guidance_scale: Annotated[NonNegative, "of classifier-free guidance; 1 is none"] | None = 1.0
+    null_class: Annotated[Whole, "the label that means no class, for guidance"] | None = None
+    options: Annotated[Mapping[str, Any], "further arguments of the pipeline's call"] = field(default_factory=dict)
+    revision: Annotated[str, "of the hub's repository"] | None = None
     text_cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise RequestError("dtype", self.dtype, f"one of {', '.join(DTYPES)} is accepted")
-        if not isinstance(self.path, str) or not self.path:
-            raise RequestError("path", self.path, "a diffusers folder or a hub id is accepted")
+        check_types(self)
         if self.is_local:
             check_folder(self.folder)
             check_options(self._pipeline_class(), self.options)

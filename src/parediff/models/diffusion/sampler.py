@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import diffusers
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from parediff.errors import RequestError
 from parediff.models.diffusion.families import FLOW, accepted_samplers, family_of, settings_for
+from parediff.validation import Range, Share, check_types
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,16 @@ class Sampler:
     `eta` is DDIM's stochasticity; `options` are further arguments of the scheduler, and win over the pipeline's.
     """
 
-    name: str
-    scheduler: str | None
-    steps: int
-    eta: float = 0.0
+    name: Annotated[str, "what records call it"]
+    scheduler: Annotated[str, "the name of a diffusers scheduler class; null: the pipeline's own"] | None
+    steps: Annotated[int, Range(1, 10_000), "of one image"]
+    eta: Share = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= 10_000:
-            raise RequestError("steps", self.steps, "a whole number from 1 to 10000 is accepted")
+        check_types(self)
         if self.scheduler is not None and not hasattr(diffusers, self.scheduler):
             raise RequestError("scheduler", self.scheduler, "the name of a diffusers scheduler class is accepted")
-        if not isinstance(self.eta, int | float) or not 0 <= self.eta <= 1:
-            raise RequestError("eta", self.eta, "a number from 0 to 1 is accepted")
         if self.eta and self.scheduler is not None:
             self._check_eta(getattr(diffusers, self.scheduler))
 
