@@ -211,5 +211,5 @@ def test_a_wrong_request_is_named(options: dict, key: str) -> None:
 def test_what_the_model_cannot_do_is_named() -> None:
     with pytest.raises(RequestError, match=r"groups=99: at most"):
         auto_fr(groups=99).prepare(tiny.unconditional_model())
-    with pytest.raises(RequestError, match="greedy is accepted for models that draw from text"):
-        training(tiny.text_model(), auto_fr())
+    with pytest.raises(RequestError, match="learn=gradient: greedy, for models that draw from text, is accepted"):
+        auto_fr().prepare(tiny.text_model())

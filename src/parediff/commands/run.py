@@ -38,6 +38,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from parediff.config.study import from_file
     from parediff.errors import RequestError
     from parediff.pipeline.progress import watching
+    from parediff.pipeline.rehearsal import rehearse
     from parediff.pipeline.run import launched
 
     messages, results = Console(stderr=True), Console()
@@ -52,6 +53,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
         raise RequestError(key, value, "one value is accepted; with -m, several make several runs")
     requests = [build(composer.compose(job)) for job in jobs]
     jobs, requests = _distinct(jobs, requests)
+    rehearse(requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     with watching(names, messages), _growing(requests):
         outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from parediff.errors import RequestError
@@ -75,18 +76,28 @@ class PretrainedClassifier:
         """In eval mode on `device`, as methods see it."""
         return ClassifierModel(self.network_with_weights().to(device), name=self.name)
 
+    def outline(self) -> ClassifierModel:
+        """The network without weights: its parameters are meta tensors."""
+        with init_empty_weights():
+            if self.checkpoint is None and self.path is not None:
+                return ClassifierModel(described(self.path), name=self.name)
+            return ClassifierModel(self._untrained(), name=self.name)
+
     def network_with_weights(self) -> nn.Module:
         """In eval mode on the CPU."""
         if self.checkpoint is None and self.path is not None:
             return load_classifier(self.path)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = build(self.network, self._arguments())
+        network = self._untrained()
         if self.checkpoint is not None:
             prefix = getattr(network, "foreign_prefix", "")
             weights = renamed(load_weights(self.checkpoint), self.keys, prefix)
             load_into(network, weights, self.checkpoint)
         return network.eval()
+
+    def _untrained(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(self.network, self._arguments())
 
 
 class ClassifierArchitecture:
@@ -141,14 +152,18 @@ class ClassifierArchitecture:
 
 def load_classifier(path: str | Path) -> nn.Module:
     """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
-    folder = folder_of(path)
-    description, weights = folder / "config.json", folder / "model.safetensors"
+    network, weights = described(path), folder_of(path) / "model.safetensors"
+    load_into(network, load_weights(weights, "path"), weights, "path")
+    return network.eval()
+
+
+def described(path: str | Path) -> nn.Module:
+    """The network that a folder of `ClassifierArchitecture.save` describes, without its weights."""
+    description = folder_of(path) / "config.json"
     if not description.is_file():
         raise RequestError("path", path, "a folder with config.json and model.safetensors")
     try:
         config = json.loads(description.read_text())
-        network = build(config["network"], config["arguments"])
+        return build(config["network"], config["arguments"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise RequestError("path", path, "config.json must name a network and its arguments") from error
-    load_into(network, load_weights(weights, "path"), weights, "path")
-    return network.eval()
