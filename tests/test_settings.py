@@ -19,6 +19,7 @@ def settings(tmp_path: Path, **changed: Any) -> Settings:
         "save": False,
         "seed": 0,
         "device": "cpu",
+        "devices": 1,
         "threads": 1,
     }
     return Settings(**plain | changed)
@@ -45,6 +46,7 @@ def test_a_study_may_lie_in_folders_and_have_any_letters(tmp_path: Path) -> None
         ("seed", 2**31),
         ("resume", "yes"),
         ("save", None),
+        ("devices", 0),
         ("threads", 0),
         ("threads", 1.5),
         ("device", "tpu0"),

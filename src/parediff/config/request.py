@@ -45,6 +45,7 @@ KEYS = (
     "save",
     "seed",
     "device",
+    "devices",
     "threads",
     "points",
     "fewer_steps",
@@ -54,7 +55,7 @@ KEYS = (
     "front",
 )
 SHARED = ("extractor", "reference", "data", "classifier")  # arguments whose objects metrics may have in common
-NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "threads", "front", "hydra")
+NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "devices", "threads", "front", "hydra")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Settings:
     save: bool  # keep the compressed model
     seed: int  # of whatever is trained
     device: str  # auto, cpu, cuda or cuda:<index>
+    devices: int  # so many of them draw the images
     threads: int | None  # CPU threads; null leaves it to torch
 
     def __post_init__(self) -> None:
@@ -73,6 +74,10 @@ class Settings:
             raise RequestError("runs_dir", self.runs_dir, f"a folder that can be written to; {nearest} cannot")
 
     def _check_device(self) -> None:
+        require(self.devices >= 1, "devices", self.devices, "1 or more")
+        present = torch.cuda.device_count() if self.present_device.startswith("cuda") else self.devices
+        if self.devices > 1 and (self.devices > present or ":" in self.device):
+            raise RequestError("devices", self.devices, f"1 to {present} is accepted; the run takes the first")
         if self.device == "auto":
             return
         try:

@@ -35,6 +35,8 @@ def rehearse(requests: Iterable[Request]) -> None:
 
 def _try(request: Request, outline: Any) -> None:
     request.task.check_asked(outline)
+    if request.settings.devices > 1 and not hasattr(outline, "generate"):
+        raise RequestError("devices", request.settings.devices, "1 is accepted for a model that draws no images")
     if not request.methods:
         return
     request.task.check(outline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import tee
 from typing import Any
 
 import torch
@@ -15,15 +16,30 @@ from parediff.models.finite import NotFinite, first_layer, is_finite
 from parediff.sampling.batch import Batch, frames, to_uint8
 from parediff.sampling.workload import Workload
 
+Job = tuple[tuple[int, ...], tuple[Any, ...] | None]
+"""Seeds and conditions of one batch."""
+
 
 def images(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Batch]:
     """The workload's images, batch by batch; row i is seed `first_seed + i`. NotFinite where one has no numbers."""
-    for seeds, given in workload.batches():
-        conditions = given if given is not None else model.conditions_for(seeds)
-        drawn = to_uint8(finite_images(model, seeds, conditions, sampler))
+    jobs, asked = tee(_jobs(model, workload))
+    for (seeds, conditions), drawn in zip(jobs, _drawn(model, asked, sampler), strict=True):
         first = seeds[0] - workload.first_seed
         rows, block = range(first, first + len(seeds)), workload.block_of(seeds[0])
         yield Batch(rows, drawn, conditions, block, pictures=frames(drawn))
+
+
+def _jobs(model: DiffusionModel, workload: Workload) -> Iterator[Job]:
+    for seeds, given in workload.batches():
+        yield seeds, given if given is not None else model.conditions_for(seeds)
+
+
+def _drawn(model: DiffusionModel, jobs: Iterator[Job], sampler: Sampler) -> Iterator[Tensor]:
+    """uint8 NCHW for each job in turn, by this process or by all that share the model."""
+    if model.shared is not None:
+        yield from model.shared(model, jobs, sampler)
+    for seeds, conditions in jobs:
+        yield to_uint8(finite_images(model, seeds, conditions, sampler))
 
 
 def calls(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Call]:

@@ -43,6 +43,7 @@ class DiffusionModel:
         self.prompts = prompts or PromptStore()
         self.wrapper_factories: list[Callable[[Run], Wrapper]] = []
         self.observers: list[Observer] = []
+        self.shared: Callable[..., Iterator[Tensor]] | None = None  # draws batches with other processes
         self.conditioning = generation.conditioning_of(pipeline, self.denoiser)
         self._null_class = null_class
         self.denoiser.eval().requires_grad_(False)
@@ -107,6 +108,7 @@ class DiffusionModel:
         twin.pipeline = copy.copy(self.pipeline)
         twin.denoiser = copy.deepcopy(self.denoiser)
         twin.wrapper_factories, twin.observers = copy.deepcopy(self.wrapper_factories), []
+        twin.shared = None
         return twin
 
     def wrap(self, factory: Callable[[Run], Wrapper]) -> None:
