@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 import pipelines
 from parediff.cli import main
@@ -66,15 +68,12 @@ def test_every_method_prepares_an_outline_as_it_does_the_model(method: str) -> N
 
 
 def _fitting(method: str) -> list[str]:
-    """A model that the method is for, and what it is to repair."""
-    kinds: dict[str, list[str]] = {
-        "finetune": ["model=classifier_digits", "method=[ptq,finetune]", "calibration=noise"],
-        "ptqd": ["method=[ptq,ptqd]"],
-        "tac": ["method=[ptq,tac]"],
-        "snr": ["method=[ptq,snr]"],
-        "uniform_qat": ["data=digits"],
-    }
-    return kinds.get(method, [f"method=[{method}]"])
+    """A model that the method is for, and something to repair for one that repairs."""
+    if method == "finetune":
+        return ["model=classifier_digits", "method=[ptq,finetune]", "calibration=noise"]
+    target = OmegaConf.select(OmegaConf.load(shipped("conf") / "method" / f"{method}.yaml"), "_target_")
+    repairs = target is not None and get_class(target).corrects
+    return [f"method=[{'ptq,' if repairs else ''}{method}]", "data=digits"]
 
 
 @pytest.mark.parametrize(
