@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMPipeline
 
 import tiny
 from parediff.errors import RequestError
@@ -19,6 +20,7 @@ from parediff.reuse.engine import installed
 from parediff.training.auto_fr import GateTraining
 from parediff.training.base import generator_of
 from parediff.training.fit import Trainer
+from pipelines import wake
 
 STEPS = 6
 DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=STEPS)
@@ -104,6 +106,19 @@ def test_what_is_trained_is_what_is_sampled(mixing: str, kind: str) -> None:
     with torch.no_grad():
         latents = module.sample(noise, {})
     images = student.generate([3], None, DDIM)
+    assert torch.allclose((latents / 2 + 0.5).clamp(0, 1), images, atol=1e-5)
+
+
+def test_on_a_transformer_too_what_is_trained_is_what_is_sampled() -> None:
+    network = tiny.transformer()
+    wake(network)
+    model = DiffusionModel(DDPMPipeline(network, tiny.scheduler()), name="tiny_pixel_dit")
+    student, module = training(model, auto_fr(mlps=True))
+    module.gates.logits.data.copy_(torch.tensor([[-1.0, -1.0, 1.0, -1.0, -1.0]]))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        latents = module.sample(noise, {"class_labels": torch.tensor([7])})
+    images = student.generate([3], (7,), DDIM)
     assert torch.allclose((latents / 2 + 0.5).clamp(0, 1), images, atol=1e-5)
 
 
@@ -211,5 +226,5 @@ def test_a_wrong_request_is_named(options: dict, key: str) -> None:
 def test_what_the_model_cannot_do_is_named() -> None:
     with pytest.raises(RequestError, match=r"groups=99: at most"):
         auto_fr(groups=99).prepare(tiny.unconditional_model())
-    with pytest.raises(RequestError, match="greedy is accepted for models that draw from text"):
-        training(tiny.text_model(), auto_fr())
+    with pytest.raises(RequestError, match="learn=gradient: greedy, for models that draw from text, is accepted"):
+        auto_fr().prepare(tiny.text_model())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 import matrix
 import pipelines
 
+SHARES = re.compile(r"\d\.\d\d( · \d\.\d\d){2}")
 QUICK = ("sd3",)
 """Architectures of the default suite; the others are slow together."""
 
@@ -38,3 +41,20 @@ def test_a_cell_works_and_is_cheaper_or_is_refused_in_one_line(
     else:
         assert not torch.equal(cell.images, cell.plain)
         assert cell.macs < cell.plain_macs or cell.bops < cell.plain_bops or cell.bytes < cell.plain_bytes
+
+
+def test_the_table_in_the_documentation_is_of_these_architectures_and_their_refusals(tmp_path: Path) -> None:
+    cells = matrix.read(matrix.TABLE.read_text(encoding="utf-8"))
+    assert list(cells) == [(name, methods) for name in pipelines.KINDS for methods in matrix.COMBINATIONS]
+    for (name, methods), told in cells.items():
+        if methods in ("deepcache", "qncd,ptq"):  # the others are refused nowhere
+            reason = matrix.refusal(name, methods, tmp_path)
+            assert told == matrix.reason_of(reason) if reason else SHARES.fullmatch(told), (name, methods)
+        else:
+            assert SHARES.fullmatch(told), (name, methods)
+
+
+@pytest.mark.parametrize("methods", ["frdiff", "qncd,ptq"])
+def test_the_table_in_the_documentation_holds_what_is_measured(methods: str, tmp_path: Path) -> None:
+    cells = matrix.read(matrix.TABLE.read_text(encoding="utf-8"))
+    assert cells["ddpm", methods] == matrix.described(matrix.cell("ddpm", methods, tmp_path))

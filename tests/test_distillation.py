@@ -183,4 +183,4 @@ def test_finetuning_without_a_quantising_method_is_refused() -> None:
         build(composed("method=[finetune]"))
     method = build(composed("method=[ptq,finetune]")).methods["finetune"]
     with pytest.raises(RequestError, match="method=finetune: a list in which a quantising method comes first"):
-        method.calibrate(ClassifierModel(datafree.network(), name="tiny"), [])  # type: ignore[arg-type]
+        method.prepare(ClassifierModel(datafree.network(), name="tiny"))  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import FULL, Reuse, Step
 from parediff.reuse.replacements import fill, standing_in, tensors_of
+from parediff.reuse.unread import Unread
 from reusing import frdiff, with_method
 
 UNETS = ("ddpm", "ldm", "sd1", "sd2_v", "sd_img2img", "sd_inpaint", "sd_controlnet", "sdxl", "kandinsky22", "svd")
@@ -75,6 +76,32 @@ def _under(
     with torch.no_grad(), counting(model.denoiser) as counter, standing_in(changes):
         output = model.predict(call.x if x is None else x, call.t, call.cond)
     return tensors_of(cuts), counter.macs, output
+
+
+@pytest.mark.parametrize("name", ["dit", "pixart_sigma", "sd3", "flux", "chroma"])
+@pytest.mark.parametrize("alive", [None, "attention", "mlp"])
+def test_what_only_kept_parts_read_is_left_out_and_changes_nothing(
+    name: str, alive: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything recalled, and with one kind of part computed: the same output for another input."""
+    model = pipelines.model(name)
+    with recording(model) as calls:
+        model.generate([3, 7], pipelines.conditions(name, 2), Sampler("own", None, 2))
+    outputs, costs = [], []
+    fresh = torch.randn(calls[0].x.shape, generator=torch.Generator().manual_seed(0))
+    for leave_out in (True, False):
+        if not leave_out:
+            monkeypatch.setattr(Unread, "by", lambda *_: [])
+        cuts = cuts_of(model.denoiser, **EVERYTHING)
+        kept, _, _ = _under(model, calls[0], cuts, [None] * len(cuts), recall=False)
+        fill(cuts, kept)
+        changes = [change for cut in cuts for change in (cut.keep if cut.kind == alive else cut.recall)]
+        with torch.no_grad(), counting(model.denoiser) as counter, standing_in(changes):
+            outputs.append(model.predict(fresh, calls[0].t, calls[0].cond))
+        tensors_of(cuts)
+        costs.append(counter.macs)
+    assert torch.allclose(*outputs, atol=1e-5, rtol=1e-4)
+    assert costs[0] <= costs[1]
 
 
 def test_roles_say_what_is_kept() -> None:

@@ -161,6 +161,8 @@ def _own(model: DiffusionModel, settings: Settings) -> Iterator[Candidate]:
     for interval in settings.intervals:
         yield _candidate(model, settings, f"frdiff M={interval}", _frdiff(interval, "hard"))
         yield _candidate(model, settings, f"frdiff M={interval}, no mixing", _frdiff(interval, "off"))
+    for interval in settings.intervals if model.part != "unet" else ():
+        yield _candidate(model, settings, f"frdiff M={interval}, no mixing, stacks", _frdiff(interval, "off", "stack"))
     for interval in settings.intervals if model.part == "unet" else ():
         yield _candidate(model, settings, f"deepcache N={interval}", _deepcache(interval))
 
@@ -220,7 +222,7 @@ def _caches(settings: Settings) -> dict[str, DiffusersCache]:
     }
 
 
-def _frdiff(interval: int, mixing: Any) -> FRDiff:
+def _frdiff(interval: int, mixing: Any, blocks: Any = "parts") -> FRDiff:
     return FRDiff(
         interval=interval,
         keyframes="uniform",
@@ -234,7 +236,7 @@ def _frdiff(interval: int, mixing: Any) -> FRDiff:
         resnets=True,
         attentions=True,
         mlps=True,
-        blocks="parts",
+        blocks=blocks,
     )
 
 

@@ -40,11 +40,13 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     overrides, jobs, configs = asked_for(composer, overrides, multirun=multirun)
     from parediff.config.request import build
     from parediff.pipeline.progress import watching
+    from parediff.pipeline.rehearsal import rehearse
 
     for note in dict.fromkeys(composer.notes):
         messages.print(note, soft_wrap=True, highlight=False, markup=False)
     requests = [build(config) for config in configs]
     jobs, requests = _distinct(jobs, requests)
+    rehearse(requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     if composer.hands_over(overrides):
         from parediff.pipeline.run import settled

@@ -26,7 +26,7 @@ from parediff.sampling.workload import Workload, check_disjoint
 from parediff.tasks.base import Task
 
 SHARED = ("extractor", "reference", "data", "classifier")  # arguments whose objects metrics may have in common
-NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "threads", "front", "hydra")
+NOT_IDENTITY = ("points", "fewer_steps", "seeds", "bits", "devices", "threads", "front", "hydra")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class Settings(Kept):
     resume: Annotated[bool | Literal["failed"], "skip what is finished; failed: and repeat only what failed"]
     save: bool
     device: Annotated[str, DEVICE]
+    devices: Annotated[Count, "so many of them draw the images"]
     seeds: Count
     points: tuple[Any, ...] | None
     fewer_steps: Mapping[str, Any] | None
@@ -98,6 +99,8 @@ class Settings(Kept):
                 raise RequestError(f"front.{key}", value, "the name of a cost or a metric, or null, is accepted")
 
     def _check_device(self) -> None:
+        if self.devices > 1:
+            self._check_devices()
         if not self.device.startswith("cuda"):
             return
         import torch
@@ -105,6 +108,13 @@ class Settings(Kept):
         count = torch.cuda.device_count()
         if int(self.device.partition(":")[2] or 0) >= count:
             raise RequestError("device", self.device, f"{count} CUDA devices are present; auto or cpu is accepted")
+
+    def _check_devices(self) -> None:
+        import torch
+
+        present = torch.cuda.device_count() if self.present_device.startswith("cuda") else self.devices
+        if self.devices > present or ":" in self.device:
+            raise RequestError("devices", self.devices, f"1 to {present} is accepted; the run takes the first")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from parediff.correction.renoising import ProbeNoise, clip_reach, falls, renoise
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Condition, Predict, Run, Wrapper
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.engine import Reuse
 from parediff.reuse.prediction import from_noise, kind_of, to_noise
 
@@ -74,6 +75,11 @@ class Estimation:
             return lambda network, x, t, cond: network(x, t, cond)
         check_scheduler(run.scheduler)
         return Estimator(self, run)
+
+    def check(self, model: DiffusionModel, sampler: Sampler) -> None:
+        """Raise RequestError for an order of methods, or a scheduler, under which no estimate is possible."""
+        check_order(model, self)
+        check_scheduler(sampler.scheduler_for(model.pipeline))
 
 
 class Estimator:

@@ -167,8 +167,10 @@ def install_smoothing(model: DiffusionModel) -> None:
     """Put S = 1 everywhere. Refuses networks without a place for it, and layers that are quantised already."""
     found = sites(model.denoiser)
     if not found:
-        accepted = "a network with residual blocks that take in the time, or transformer blocks with adaLN-Zero, is"
-        raise RequestError("smoothing", type(model.denoiser).__name__, f"{accepted} accepted; false switches it off")
+        accepted = (
+            "a network with residual blocks that take in the time, or with DiT's blocks of adaLN-Zero, is accepted"
+        )
+        raise RequestError("smoothing", type(model.denoiser).__name__, f"{accepted}; false switches it off")
     if any(hasattr(layer, "layer") for site in found for layers in site.layers for layer in layers):
         raise RequestError("smoothing", True, f"{FIRST}, is accepted")
     for site in found:

@@ -59,6 +59,8 @@ class AutoFR(Method):
         self._sampler(self.reference_steps)
 
     def prepare(self, model: DiffusionModel) -> None:
+        text = model.conditioning == "text"
+        require(self.learn == "greedy" or not text, "learn", self.learn, "greedy, for models that draw from text,")
         cuts = self._cuts(model.denoiser)
         require(self.groups <= len(cuts), "groups", self.groups, f"at most {len(cuts)}, the blocks that are reused,")
         install(model, Reuse("auto_fr", self._cuts, self._plan))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from parediff.errors import RequestError
 from parediff.methods.base import Method
-from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.calibrate import input_quantizers
 from parediff.training.ranges import LEAST_LEGACY_UPDATES
@@ -47,7 +45,7 @@ class Finetune(Method):
         least = {"calibrated": 0, "ema": 1, "legacy": LEAST_LEGACY_UPDATES}[self.activation_ranges]
         require(self.observe_steps >= least, "observe_steps", self.observe_steps, f"{least} or more with these ranges")
 
-    def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
+    def prepare(self, model: DiffusionModel) -> None:
         if not input_quantizers(model.denoiser):
             raise RequestError(
                 "method", "finetune", "a list in which a quantising method comes first, as [ptq,finetune],"

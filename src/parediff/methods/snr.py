@@ -33,11 +33,11 @@ class Snr(Method):
     modules: bool
 
     def prepare(self, model: DiffusionModel) -> None:
+        if self.modules and not layers_of(model.denoiser):
+            raise RequestError("modules", True, "a model whose layers were quantised by a method listed before snr")
         model.wrap(Meter())
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
-        if self.modules and not layers_of(model.denoiser):
-            raise RequestError("modules", True, "a model whose layers were quantised by a method listed before snr")
         _meter(model).read(model, calls)
 
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> None:

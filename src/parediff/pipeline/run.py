@@ -23,6 +23,7 @@ from parediff.pipeline.baseline import Baseline, baseline
 from parediff.pipeline.compress import compress, save
 from parediff.pipeline.evaluate import Evaluation, evaluate
 from parediff.pipeline.progress import Reporter
+from parediff.pipeline.several import Crew, several
 from parediff.pipeline.unfinished import NAME as UNFINISHED
 from parediff.pipeline.unfinished import Unfinished, discard
 from parediff.provenance import fingerprint, versions
@@ -120,7 +121,8 @@ def _held(request: Request) -> Outcome:
     report = Reporter(request.folder)
     try:
         request.tracker.start(request.config, request.config["study"], "run", request.id)
-        result = run(request, report)
+        with several(request) as crew:
+            result = run(request, report, crew)
     except WriteError as error:
         return Outcome(request.id, None, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on record; nothing is swallowed
@@ -131,8 +133,8 @@ def _held(request: Request) -> Outcome:
     return Outcome(request.id, request.folder / records.NAME, result.status, note=note)
 
 
-def run(request: Request, report: Reporter) -> Record:
-    """The line: model, baseline, compress, evaluate, cost, record, tracker."""
+def run(request: Request, report: Reporter, crew: Crew | None = None) -> Record:
+    """The line: model, baseline, compress, evaluate, cost, record, tracker. `crew` draws a part of the images."""
     stages = prepared(request)
     with stages.time("load"):
         report.stage("load")
@@ -140,12 +142,15 @@ def run(request: Request, report: Reporter) -> Record:
         if request.methods:
             request.task.check(teacher)
         student = teacher.copy()
+        if crew is not None:
+            crew.draw_for(teacher)
+            student.shared = None if request.methods else teacher.shared
         protocol = protocol_of(request)
         unfinished = Unfinished(request.folder, fingerprint(protocol | {"methods": method_code(request)}))
     with stages.time("baseline"):
         reference = _baseline(request, teacher, protocol, report)
     with stages.time("compress"):
-        calibrated = compress_model(request, student, teacher, report, unfinished)
+        calibrated = compress_model(request, student, teacher, report, unfinished, crew)
     with stages.time("evaluate"):
         report.stage("evaluate", request.task.count)
         result = evaluate(
@@ -213,7 +218,7 @@ def _baseline(request: Request, teacher: Any, protocol: dict[str, Any], report: 
 
 
 def compress_model(
-    request: Request, student: Any, teacher: Any, report: Reporter, unfinished: Unfinished
+    request: Request, student: Any, teacher: Any, report: Reporter, unfinished: Unfinished, crew: Crew | None
 ) -> dict[str, Any]:
     """Apply the methods, in order; keep the state where that is asked for. What the calibration was, for the record."""
     if not request.methods and not request.config["save"]:
@@ -243,6 +248,8 @@ def compress_model(
     calibrated = request.task.calibrated(teacher, make, unfinished.calls)
     settled = before and (before[0], before[1])
     state = compress(student, teacher, request.methods, calibrated.calls, fit, settle, settled)
+    if crew is not None and request.methods:
+        crew.take(student, state)
     if request.config["save"]:
         save(state, request.folder)
     return _told(request, calibrated, trained, told)

@@ -86,6 +86,14 @@ class SavedRun:
             "state": file_fingerprint(self.folder / STATE),
         }
 
+    def outline(self) -> Any:
+        """The model with the structure that its methods gave it, and without weights."""
+        model = self.uncompressed.outline()
+        model.name = self.name
+        for method in self.methods.values():
+            method.prepare(model)
+        return model
+
     def load(self, device: str) -> Any:
         """The compressed model on `device`."""
         model = self.uncompressed.load(device)

@@ -15,6 +15,7 @@ from parediff.pipeline.compress import STATE
 from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.pipeline.run import failed, prepared, protocol_of, stated_by, units_of, write
+from parediff.pipeline.several import Crew, several
 from parediff.provenance import fingerprint
 from parediff.results import record as records
 from parediff.results.lease import lease
@@ -45,7 +46,8 @@ def _scored(request: Request) -> tuple[Record, Path]:
     report = Reporter(request.folder)
     request.tracker.start(request.config, request.config["study"], "evaluate", request.id)
     try:
-        record, pictures = _measured(request, report)
+        with several(request) as crew:
+            record, pictures = _measured(request, report, crew)
         write(request, record, pictures)
         request.tracker.log_record(record.to_json(), request.folder / "samples.png")
     except Exception as error:
@@ -57,11 +59,13 @@ def _scored(request: Request) -> tuple[Record, Path]:
     return record, request.folder / records.NAME
 
 
-def _measured(request: Request, report: Reporter) -> tuple[Record, Any]:
+def _measured(request: Request, report: Reporter, crew: Crew | None) -> tuple[Record, Any]:
     stages = prepared(request)
     with stages.time("load"):
         report.stage("load")
         model = request.model.load(request.device)
+        if crew is not None:
+            crew.draw_for(model)
         protocol = protocol_of(request)
     with stages.time("evaluate"):
         report.stage("evaluate", request.task.count)

@@ -49,10 +49,7 @@ class Generated(TimedSource):
         self.register_buffer("zeros", None, persistent=False)
 
     def forward(self, x: Tensor) -> Interval:
-        step, zero_point = self._now() if self.table is None else self.look_up(self.table, self.zeros)
-        if len(step) not in (1, len(x)):
-            raise ValueError(f"{len(step)} time steps for a batch of {len(x)}")
-        return step, zero_point
+        return self.fitting(x, self._now() if self.table is None else self.look_up(self.table, self.zeros))
 
     def reach(self, embedding: Tensor) -> Tensor:
         """What the network gives out for e(t) [B, d]: positive, [B, groups * numbers]."""

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from parediff.quantization.quantizer import Quantizer
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+SHAPES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
+"""What pipelines and networks ask a layer about itself, as SDXL its embedding of sizes."""
 
 
 class FoldableLayer(nn.Module):
@@ -29,6 +31,9 @@ class FoldableLayer(nn.Module):
             raise TypeError(f"{type(layer).__name__} cannot be quantised; a Conv1d, Conv2d or Linear can")
         self.layer: Any = layer
         self.register_buffer("folded", None, persistent=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name) if name in SHAPES else super().__getattr__(name)
 
     @property
     def weight(self) -> nn.Parameter:

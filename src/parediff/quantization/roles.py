@@ -21,6 +21,10 @@ TIME = re.compile(
 )
 
 
+FUNCTIONAL = ("MultiheadAttention", "HunyuanDiTAttentionPool")
+"""What hands its layers' weights to a function of torch and never calls the layers."""
+
+
 @dataclass(frozen=True)
 class Role:
     """`after_silu`: the input is SiLU's output. `border`: the input is [deep, skip], joined at this channel.
@@ -38,7 +42,7 @@ class Role:
 
 
 def roles(root: nn.Module) -> list[Role]:
-    """Every convolution and linear that is not quantised yet, in definition order.
+    """Every convolution and linear that is not quantised yet and is called, in definition order.
 
     First and last go by diffusers' names, in other networks by order. Time layers are those that do not see the image:
     the time MLP, class embeddings, projections of either, adaLN's linears.
@@ -56,8 +60,12 @@ def roles(root: nn.Module) -> list[Role]:
             path == ends[0] and "." in path,  # a transformer's patches are embedded before its blocks see the time
         )
         for path, layer in found.items()
-        if isinstance(layer, LAYERS)
+        if isinstance(layer, LAYERS) and _is_called(root, path)
     ]
+
+
+def _is_called(root: nn.Module, path: str) -> bool:
+    return type(root.get_submodule(path.rpartition(".")[0])).__name__ not in FUNCTIONAL
 
 
 def _dropout(root: nn.Module, path: str) -> float:
@@ -117,16 +125,21 @@ def skip_borders(root: Any) -> dict[str, int]:
     """Residual blocks of a UNet's up path that read [deep, skip]: how many channels `deep` has.
 
     The deep part of the first is what the middle (or the block before) gives out; of every other, what the residual
-    block before it gives out.
+    block before it gives out. A block of space and time reads it with its spatial half.
     """
     borders: dict[str, int] = {}
     deep = _channels_into_up_path(root)
     for block_path, block in _children(root, "up_blocks"):
         for path, resnet in _children(block, "resnets"):
-            if deep is not None and 0 < deep < resnet.in_channels:
-                borders[f"{block_path}.{path}"] = deep
-            deep = resnet.out_channels
+            spatial = ".spatial_res_block" if hasattr(resnet, "spatial_res_block") else ""
+            if deep is not None and 0 < deep < _spatial(resnet).in_channels:
+                borders[f"{block_path}.{path}{spatial}"] = deep
+            deep = _spatial(resnet).out_channels
     return borders
+
+
+def _spatial(resnet: Any) -> Any:
+    return getattr(resnet, "spatial_res_block", resnet)
 
 
 def _children(owner: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -139,7 +152,7 @@ def _channels_into_up_path(root: Any) -> int | None:
     for block in [getattr(root, "mid_block", None), *reversed(down)]:
         resnets = list(getattr(block, "resnets", None) or [])
         if resnets:
-            return resnets[-1].out_channels
+            return _spatial(resnets[-1]).out_channels
     return None
 
 

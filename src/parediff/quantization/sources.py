@@ -157,6 +157,15 @@ class TimedSource(StepSource):
         """Rows of tables over the context's steps; zero points between two entries are rounded."""
         return self.context.look_up(steps), None if zeros is None else self.context.look_up(zeros).round()
 
+    def fitting(self, x: Tensor, interval: Interval) -> Interval:
+        """The interval for the rows of x; those of another number, such as packed tokens, need one time for all."""
+        step, zero_point = interval
+        if len(step) in (1, len(x)):
+            return interval
+        if len(self.context.distinct) > 1:
+            raise ValueError(f"{len(step)} time steps for a batch of {len(x)}")
+        return step[:1], None if zero_point is None else zero_point[:1]
+
 
 class PerStep(TimedSource):
     """A table over the context's time steps (TFMQ-DM, arXiv 2311.16503; EfficientDM's TALSQ, arXiv 2310.03270).
@@ -174,7 +183,7 @@ class PerStep(TimedSource):
         self.register_buffer("zeros", torch.zeros(shape) if zero_point else None)
 
     def forward(self, x: Tensor) -> Interval:
-        return self.look_up(self.entries, self.zeros)
+        return self.fitting(x, self.look_up(self.entries, self.zeros))
 
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
         self.fill_entries(slice(None), step, zero_point)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from parediff.models.diffusion.time import announce_time, time_width
 
 NAME = "time_context"
-UNUSED = -1.0
+UNUSED = -math.inf
+"""Of a free place; continuous noise levels have negative time steps too."""
 
 
 def embedding_of(t: Tensor, channels: int) -> Tensor:
@@ -26,7 +27,7 @@ def embedding_of(t: Tensor, channels: int) -> Tensor:
 class TimeContext(nn.Module):
     """One per denoiser, as its child `time_context`: t [B] of the call under way, and the steps that tables hold.
 
-    `steps` [capacity] holds the tabulated time steps in ascending order, then -1. It is filled in `calibrate`.
+    `steps` [capacity] holds the tabulated time steps in ascending order, then -inf. It is filled in `calibrate`.
     The call's t arrives where time enters the network, so wrappers, replays and training all pass through here.
     """
 
@@ -60,7 +61,7 @@ class TimeContext(nn.Module):
     @property
     def known(self) -> Tensor:
         """The tabulated time steps, ascending."""
-        return self.steps[self.steps >= 0]
+        return self.steps[self.steps > UNUSED]
 
     def deployed(self) -> dict[str, tuple[Tensor, float]]:
         """The time steps of the tables without the free places behind them, so not `steps`; with their bits."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Condition, Predict, Run
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.context import Context, blank
-from parediff.reuse.prediction import from_noise, to_noise
+from parediff.reuse.prediction import from_noise, kind_of, to_noise
 from parediff.reuse.replacements import Cut, Patch, Put, fill, standing_in, tensors_of
 
 
@@ -71,6 +72,14 @@ class Reuse:
 
     def __call__(self, run: Run) -> Reuser:
         return Reuser(self, run)
+
+    def check(self, model: DiffusionModel, sampler: Sampler) -> None:
+        """Raise RequestError for a run whose steps no plan can be made for, or whose predictions cannot be held."""
+        if "strength" in model.options:  # image-to-image executes fewer steps than it is asked for
+            return
+        steps = self.plan(model.denoiser, sampler.steps, len(self.find(model.denoiser)))
+        if any(step.weight < 1 for step in steps):
+            kind_of(sampler.scheduler_for(model.pipeline))
 
 
 class Reuser:

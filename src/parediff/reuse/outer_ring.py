@@ -70,6 +70,24 @@ class NothingInside(StandIn):
         return _nothing(hidden_states)
 
 
+class _Addend(Tensor):
+    """An empty vector to which something may be added: what comes out is that alone."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.add, Tensor.add, Tensor.__add__):
+            return next(value for value in args if not isinstance(value, cls))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+class NothingButAdded(StandIn):
+    """In the place of the middle: nothing, or what a ControlNet adds to it, which nobody reads either."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return _nothing(x).as_subclass(_Addend)
+
+
 class KeepEntry(StandIn):
     """The layer at position m: keeps the first `width` channels of its input, the feature without its skip."""
 
@@ -83,10 +101,14 @@ class KeepEntry(StandIn):
 
 
 class RecallEntry(StandIn):
-    """The layer at position m on the kept feature and the live skip, which is all that reaches it."""
+    """The layer at position m on the kept feature and the live skip, the last `width` channels of what reaches it."""
 
-    def forward(self, skip: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.compute(torch.cat([self.kept(), skip], dim=1), *args, **kwargs)
+    def __init__(self, cell: Cell, inner: nn.Module, width: int) -> None:
+        super().__init__(cell, inner)
+        self.width = width
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.compute(torch.cat([self.kept(), x[:, -self.width :]], dim=1), *args, **kwargs)
 
 
 def _nothing(x: Tensor) -> Tensor:
@@ -120,9 +142,9 @@ def outer_ring(denoiser: nn.Module, branch: int) -> Cut:
     keep = KeepEntry(cell, layer, layer.in_channels - skip_channels)
     recall = [
         *_shortened_down(unet, branch, cell),
-        Put(unet, "mid_block", NothingInside(cell, 0) if owner is unet.up_blocks[0] else Zero(cell)),
+        Put(unet, "mid_block", NothingButAdded(cell) if owner is unet.up_blocks[0] else Zero(cell)),
         *_shortened_up(unet, owner, row, cell),
-        Put(owner.resnets, str(row), RecallEntry(cell, layer)),
+        Put(owner.resnets, str(row), RecallEntry(cell, layer, skip_channels)),
     ]
     return Cut(f"position {branch}", "ring", cell, [Put(owner.resnets, str(row), keep)], list(recall))
 
@@ -132,7 +154,7 @@ def _checked(denoiser: nn.Module) -> Any:
     blocks = [*getattr(denoiser, "down_blocks", []), *getattr(denoiser, "up_blocks", [])]
     plain = all(_is_plain(block) for block in blocks)
     if not blocks or getattr(denoiser, "mid_block", None) is None or not plain:
-        accepted = "a UNet with a mid block, and down and up blocks made of ResnetBlock2D without skip convolutions"
+        accepted = "a UNet with a middle and blocks of ResnetBlock2D alone, without skip convolutions, is accepted"
         raise RequestError("model", type(denoiser).__name__, accepted)
     return denoiser
 

@@ -18,6 +18,7 @@ from parediff.errors import RequestError
 from parediff.models.diffusion.attention import is_attention
 from parediff.models.diffusion.blocks import streams_of
 from parediff.reuse.replacements import Cell, Cut, Keep, KeepTurns, NoBatch, Patch, Put, Recall, RecallTurns, StandIn
+from parediff.reuse.unread import Unread
 
 ATTENTION, MLP, BRANCH, WHOLE = "attention", "mlp", "branch", "block"
 Streams = tuple[Tensor | None, ...]
@@ -39,12 +40,15 @@ def transformer_cuts(denoiser: nn.Module, *, attentions: bool, mlps: bool) -> It
     """The cuts of every block's parts."""
     inside = [path for path, _ in blocks_of(denoiser)]
     for path, block in blocks_of(denoiser):
+        unread = Unread.of(block)
         if attentions and mlps and _is_single_stream(block):
-            yield _branch(path, block)
+            yield _branch(path, block, unread)
             continue
         for name, child in block.named_children():
             if (attentions and is_attention(child)) or (mlps and _is_feed_forward(name)):
-                yield _part(f"{path}.{name}", block, name, ATTENTION if is_attention(child) else MLP)
+                cut = _part(f"{path}.{name}", block, name, ATTENTION if is_attention(child) else MLP)
+                cut.recall += unread.by(name)
+                yield cut
     if mlps:
         yield from _lone_feed_forwards(denoiser, inside)
 
@@ -86,26 +90,29 @@ class _KeepShape(StandIn):
 
 
 class _Hollow(StandIn):
-    """No image of the batch, in the shape that the module's output had."""
+    """No image of the batch, and no token where there are none before it, in the shape that the module's output had."""
 
-    def __init__(self, cell: Cell, shape: _KeepShape) -> None:
+    def __init__(self, cell: Cell, shape: _KeepShape, *, tokens: bool) -> None:
         super().__init__(cell)
-        self._shape = (shape,)  # not a child: it stands elsewhere
+        self._shape, self.tokens = (shape,), tokens  # the shape is no child: it stands elsewhere
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        return self._shape[0].hollow
+        hollow = self._shape[0].hollow
+        return hollow if self.tokens else hollow[:, :0]
 
 
-def _branch(path: str, block: Any) -> Cut:
+def _branch(path: str, block: Any, unread: Unread) -> Cut:
     """Attention and feed-forward side by side: what their shared projection gives, before the gate."""
     cell = Cell()
     name = next(name for name, child in block.named_children() if is_attention(child))
     shape = _KeepShape(cell, block.get_submodule(name))
     keep: list[Put | Patch] = [Put(block, name, shape), Put(block, "proj_out", Keep(cell, block.proj_out))]
+    left_out = unread.by("proj_out")
     recall: list[Put | Patch] = [
-        Put(block, name, _Hollow(cell, shape)),
+        Put(block, name, _Hollow(cell, shape, tokens=not left_out)),
         Put(block, "proj_mlp", NoBatch(cell)),
         Put(block, "proj_out", Recall(cell)),
+        *left_out,
     ]
     return Cut(f"{path}.proj_out", BRANCH, cell, keep, recall)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice, tee
 from typing import Any
 
 import torch
@@ -16,24 +17,48 @@ from parediff.sampling.batch import Batch, frames, to_uint8
 from parediff.sampling.blocks import Blocks
 from parediff.sampling.workload import Workload
 
+Job = tuple[tuple[int, ...], tuple[Any, ...] | None]
+"""Seeds and conditions of one batch."""
+
 
 def images(
     model: DiffusionModel, workload: Workload, sampler: Sampler, blocks: Blocks | None = None
 ) -> Iterator[Batch]:
     """The workload's images, batch by batch; row i is seed `first_seed + i`. NotFinite where one has no numbers.
 
-    `blocks` keeps drawn batches, and gives those that an earlier process has drawn.
+    `blocks` keeps drawn batches, and gives those that an earlier process has drawn: all but the first, which decides
+    whether the others are still good.
     """
-    for seeds, given in workload.batches():
-        conditions = given if given is not None else model.conditions_for(seeds)
-        first = seeds[0] - workload.first_seed
-        rows, block = range(first, first + len(seeds)), workload.block_of(seeds[0])
+    jobs, asked = tee(_jobs(model, workload))
+    first = islice(asked, 0 if blocks is None else 1)
+    rest = (job for job in asked if blocks is None or blocks.kept(_rows(job, workload)) is None)
+    missing = chain(_drawn(model, first, sampler), _drawn(model, rest, sampler))
+    for job in jobs:
+        rows, block = _rows(job, workload), workload.block_of(job[0][0])
         drawn = None if blocks is None else blocks.kept(rows)
         if drawn is None:
-            drawn = to_uint8(finite_images(model, seeds, conditions, sampler))
+            drawn = next(missing)
             if blocks is not None:
                 blocks.keep(rows, drawn)
-        yield Batch(rows, drawn, conditions, block, pictures=frames(drawn))
+        yield Batch(rows, drawn, job[1], block, pictures=frames(drawn))
+
+
+def _rows(job: Job, workload: Workload) -> range:
+    first = job[0][0] - workload.first_seed
+    return range(first, first + len(job[0]))
+
+
+def _jobs(model: DiffusionModel, workload: Workload) -> Iterator[Job]:
+    for seeds, given in workload.batches():
+        yield seeds, given if given is not None else model.conditions_for(seeds)
+
+
+def _drawn(model: DiffusionModel, jobs: Iterator[Job], sampler: Sampler) -> Iterator[Tensor]:
+    """uint8 NCHW for each job in turn, by this process or by all that share the model."""
+    if model.shared is not None:
+        yield from model.shared(model, jobs, sampler)
+    for seeds, conditions in jobs:
+        yield to_uint8(finite_images(model, seeds, conditions, sampler))
 
 
 def calls(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Call]:

@@ -81,6 +81,9 @@ class Task(ABC):
     def stated(self) -> dict[str, Any]:
         """`sampler` and `workload` as the record states them; needs no data."""
 
+    def check_asked(self, model: Any) -> None:  # noqa: B027 - as below
+        """Raise RequestError for a model that cannot do what is asked, of which no weight is looked at."""
+
     def check(self, model: Any) -> None:  # noqa: B027 - what can be checked before loading is checked before
         """Raise RequestError for a model whose calibration data cannot be made."""
 

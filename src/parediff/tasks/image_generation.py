@@ -79,6 +79,10 @@ class ImageGeneration(Task):
             },
         }
 
+    def check_asked(self, model: DiffusionModel) -> None:
+        model.check_conditions(self.workload.labels)
+        model.check_options()
+
     def calibrated(self, teacher: DiffusionModel, fit: Fit, folder: Path | None = None) -> Calibrated:
         assert isinstance(self.calibration, CallSource)
         return RecordedCalls(self.calibration, self.sampler, self.data, folder)

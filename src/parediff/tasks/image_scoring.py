@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from parediff.calibration.base import CalibrationSource
 from parediff.calibration.images import Fit
@@ -38,16 +38,19 @@ class ImageScoring(Task):
     def stated(self) -> dict[str, Any]:
         return {"sampler": {"name": "none"}, "workload": {"count": self.count}}
 
-    def check(self, model: Any) -> None:
+    def check_asked(self, model: Any) -> None:
         """As many images as are asked for."""
         if self.count > len(model):
             raise RequestError("workload.count", self.count, f"at most the {len(model)} images of the folder")
 
+    def check(self, model: Any) -> NoReturn:
+        raise RequestError("method", model.name, "no method is accepted: finished images have no network")
+
     def calibrated(self, teacher: Any, fit: Fit, folder: Path | None = None) -> Calibrated:
-        raise RequestError("method", teacher.name, "no method is accepted: finished images have no network")
+        self.check(teacher)
 
     def batches(self, model: StoredImages, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
-        self.check(model)
+        self.check_asked(model)
         for seeds, given in self.workload.batches():
             rows = range(seeds[0] - self.workload.first_seed, seeds[-1] + 1 - self.workload.first_seed)
             images = model.rows(rows)

@@ -45,8 +45,6 @@ class GateTraining(Learner):
         gates.logits.requires_grad_(True)
         settings: dict[str, Any] = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0}
         super().__init__(gates, learning_rate=learning_rate, seed=seed, **settings)
-        if student.conditioning == "text":
-            raise RequestError("learn", "gradient", "greedy is accepted for models that draw from text")
         self.gates, self.student, self.teacher = gates, student, teacher
         self.cuts, self.mixing = find(student.denoiser), mixing
         self.student_sampler, self.reference_sampler = student_sampler, reference_sampler

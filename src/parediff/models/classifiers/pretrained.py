@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from parediff.errors import RequestError
@@ -87,18 +88,28 @@ class PretrainedClassifier:
         """In eval mode on `device`, as methods see it."""
         return ClassifierModel(self.network_with_weights().to(device), name=self.name)
 
+    def outline(self) -> ClassifierModel:
+        """The network without weights: its parameters are meta tensors."""
+        with init_empty_weights():
+            if self.checkpoint is None and self.path is not None:
+                return ClassifierModel(described(self.path, self.target), name=self.name)
+            return ClassifierModel(self._untrained(), name=self.name)
+
     def network_with_weights(self) -> nn.Module:
         """In eval mode on the CPU."""
         if self.checkpoint is None and self.path is not None:
             return load_classifier(self.path, self.target)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = build(self.network, self._arguments())
+        network = self._untrained()
         if self.checkpoint is not None:
             prefix = getattr(network, "foreign_prefix", "")
             weights = renamed(load_weights(self.checkpoint), self.keys, prefix)
             load_into(network, weights, self.checkpoint)
         return network.eval()
+
+    def _untrained(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(self.network, self._arguments())
 
 
 class ClassifierArchitecture:
@@ -152,12 +163,18 @@ class ClassifierArchitecture:
 
 
 def load_classifier(path: str | Path, named: str | None = None) -> nn.Module:
-    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships.
+    """The classifier that `ClassifierArchitecture.save` wrote, in eval mode; `assets://name` is one that ships."""
+    network, weights = described(path, named), folder_of(path) / "model.safetensors"
+    load_into(network, load_weights(weights, "path"), weights, "path")
+    return network.eval()
+
+
+def described(path: str | Path, named: str | None = None) -> nn.Module:
+    """The network that a folder of `ClassifierArchitecture.save` describes, without its weights.
 
     A folder's network of nobody's library is code of whoever wrote the folder: it has to be `named` by the request.
     """
-    folder = folder_of(path)
-    description, weights = folder / "config.json", folder / "model.safetensors"
+    description = folder_of(path) / "config.json"
     if not description.is_file():
         raise RequestError("path", path, "a folder with config.json and model.safetensors")
     try:
@@ -165,8 +182,6 @@ def load_classifier(path: str | Path, named: str | None = None) -> nn.Module:
         target = str(config["arguments"].get("target", named))
         if config["network"] == "ImportedNet" and target != named and not is_known(target):
             raise RequestError("path", path, f"a network of a library, or model.target={target}, is accepted")
-        network = build(config["network"], config["arguments"])
+        return build(config["network"], config["arguments"])
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RequestError("path", path, "config.json must name a network and its arguments") from error
-    load_into(network, load_weights(weights, "path"), weights, "path")
-    return network.eval()

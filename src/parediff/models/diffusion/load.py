@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from accelerate import init_empty_weights
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from safetensors import SafetensorError, safe_open
 
 from parediff.errors import RequestError
@@ -114,15 +115,22 @@ class PretrainedPipeline:
                 )
         except (OSError, ValueError, SafetensorError) as error:
             raise RequestError("model.path", self.path, f"could not be loaded: {_first_line(error)}") from error
-        model = DiffusionModel(
+        return self._model(pipeline, self._prompts()).to(device)
+
+    def outline(self) -> DiffusionModel:
+        """The model by its configurations alone: networks without weights, no text encoders. It cannot draw."""
+        where = {"local_files_only": self.is_local, "revision": self.revision}
+        return self._model(pipeline_outline(str(self.folder) if self.is_local else self.path, where), PromptStore())
+
+    def _model(self, pipeline: Any, prompts: PromptStore) -> DiffusionModel:
+        return DiffusionModel(
             pipeline,
             name=self.name,
             guidance_scale=self.guidance_scale,
             null_class=self.null_class,
             options=self.options,
-            prompts=self._prompts(),
+            prompts=prompts,
         )
-        return model.to(device)
 
     def _prompts(self) -> PromptStore:
         """Where encoded prompts are kept: below `text_cache`, apart for every set of encoders."""
@@ -131,6 +139,27 @@ class PretrainedPipeline:
         weights = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in files if file.is_file()}
         origin = fingerprint({"path": self.path, "revision": self.revision, "dtype": self.dtype, "encoders": weights})
         return PromptStore(None if self.text_cache is None else Path(self.text_cache), origin)
+
+
+def pipeline_outline(source: str, where: Mapping[str, Any]) -> Any:
+    """A pipeline whose networks of diffusers hold meta tensors; what comes from other libraries is None."""
+    index = DiffusionPipeline.load_config(source, **where)
+    parts: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]), init_empty_weights():
+        for name, entry in index.items():
+            if isinstance(entry, list):
+                parts[name] = _described(str(entry[-1]), source, {"subfolder": name, **where})
+    settings = {name: value for name, value in index.items() if name not in parts and not name.startswith("_")}
+    with any_denoiser_expected():
+        return getattr(diffusers, index["_class_name"])(**parts, **settings)
+
+
+def _described(name: str, source: str, where: Mapping[str, Any]) -> Any:
+    """A network or a scheduler of diffusers as its configuration has it; None for anything else."""
+    kind: Any = getattr(diffusers, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, ModelMixin | SchedulerMixin):
+        return None
+    return kind.from_config(kind.load_config(source, **where))  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class DiffusionModel:
         self.prompts = prompts or PromptStore()
         self.wrapper_factories: list[Callable[[Run], Wrapper]] = []
         self.observers: list[Observer] = []
+        self.shared: Callable[..., Iterator[Tensor]] | None = None  # draws batches with other processes
         self.conditioning = generation.conditioning_of(pipeline, self.denoiser)
         self._null_class = null_class
         self.denoiser.eval().requires_grad_(False)
@@ -107,6 +108,7 @@ class DiffusionModel:
         twin.pipeline = copy.copy(self.pipeline)
         twin.denoiser = copy.deepcopy(self.denoiser)
         twin.wrapper_factories, twin.observers = copy.deepcopy(self.wrapper_factories), []
+        twin.shared = None
         return twin
 
     def wrap(self, factory: Callable[[Run], Wrapper]) -> None:
@@ -121,15 +123,23 @@ class DiffusionModel:
         """Balanced class labels by seed where the model has classes and the workload names none."""
         return None if self.num_classes is None else tuple(seed % self.num_classes for seed in seeds)
 
+    def check_conditions(self, conditions: Sequence[Any] | None) -> None:
+        """Raise RequestError where images are conditioned on something else; None of a model with classes means all."""
+        if self.conditioning == "text" and conditions is None:
+            raise RequestError("workload.conditions", None, f"{self.name} draws from text: prompts are needed")
+        if self.conditioning == "none" and conditions is not None:
+            raise RequestError("workload.conditions", "given", f"{self.name} takes no conditions")
+
+    def check_options(self) -> None:
+        """Raise RequestError where the pipeline does not take what it is to be handed."""
+        generation.check_options_of(self)
+
     @torch.no_grad()
     def generate(self, seeds: Sequence[int], conditions: Sequence[Any] | None, sampler: Sampler) -> Tensor:
         """Images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], float32 on the CPU, one a seed and condition."""
         if self.conditioning == "class" and conditions is None:
             conditions = self.conditions_for(seeds)
-        if self.conditioning == "text" and conditions is None:
-            raise RequestError("workload.conditions", None, f"{self.name} draws from text: prompts are needed")
-        if self.conditioning == "none" and conditions is not None:
-            raise RequestError("workload.conditions", "given", f"{self.name} takes no conditions")
+        self.check_conditions(conditions)
         generators = generators_for(seeds)
         with self._sampling(sampler, seeds, generators) as run, self._complaints(run):
             result = generation.images(self, conditions, run.scheduler, generators, sampler.steps)

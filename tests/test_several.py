@@ -1,0 +1,78 @@
+"""A run on two devices draws the same images, and so the same numbers, as on one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from parediff.cli import main
+from parediff.config.compose import Composer
+from parediff.config.request import build
+from parediff.results import record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.unconditional_model().pipeline.save_pretrained(path)
+    return path
+
+
+def run(folder: Path, root: Path, *overrides: str) -> record.Record:
+    asked = [
+        "model=pipeline",
+        f"model.path={folder}",
+        "metric=[psnr,ssim]",
+        "cost=[macs,bops,nfe,size_bytes]",
+        "tracker=none",
+        "workload.count=7",
+        "workload.batch_size=2",
+        "workload.blocks=2",
+        "sampler.steps=3",
+        "reference.steps=3",
+        "calibration.count=2",
+        f"runs_dir={root}",
+        *overrides,
+    ]
+    assert main(["run", *asked]) == 0
+    (found,) = record.find([root]).records
+    return found
+
+
+def test_images_and_numbers_do_not_depend_on_the_number_of_devices(folder: Path, tmp_path: Path) -> None:
+    method = "method=[ptq,frdiff]"
+    alone = run(folder, tmp_path / "one", method)
+    shared = run(folder, tmp_path / "two", method, "devices=2")
+    told, same = (json.loads((one.folder / "record.json").read_text()) for one in (shared, alone))
+    for key in ("quality", "fidelity", "stderr", "left_out", "protocol", "baseline", "cost"):
+        assert told[key] == same[key], key
+    images, others = (sorted((tmp_path / name / ".baselines").glob("*/outputs.npy")) for name in ("one", "two"))
+    assert [file.read_bytes() for file in images] == [file.read_bytes() for file in others]
+    assert (shared.folder / "samples.png").read_bytes() == (alone.folder / "samples.png").read_bytes()
+
+
+def test_the_number_of_devices_is_no_part_of_what_a_run_is(tmp_path: Path) -> None:
+    composer = Composer("config")
+    one, two = (build(composer.compose([f"runs_dir={tmp_path}", "tracker=none", f"devices={n}"])) for n in (1, 2))
+    assert one.id == two.id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["devices=0"], "devices=0: 1 or more"),
+        (["devices=2", "device=cuda:0"], "devices=2"),
+        (["devices=2", "model=classifier_digits"], "draws no images"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_refused(
+    overrides: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "tracker=none", *overrides]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
