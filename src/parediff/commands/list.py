@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from parediff.commands.overrides import add_config_dir
+
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("list", help="what there is, one line each, with the paper")
     parser.add_argument("kind", nargs="?", help="methods, models, metrics, costs, samplers, …; all where left out")
+    add_config_dir(parser)
     return parser
 
 
 def act(arguments: argparse.Namespace) -> int:
+    from parediff.config.sources import searching
+
+    with searching(arguments.config_dir):
+        return list_command(arguments.kind)
+
+
+def list_command(kind: str | None) -> int:
     """Print the options of one kind, or of all: name, description, paper."""
     from rich.console import Console
     from rich.table import Table
@@ -20,7 +30,7 @@ def act(arguments: argparse.Namespace) -> int:
     from parediff.config.catalogue import catalogue
     from parediff.errors import RequestError, nearest
 
-    kind, kinds, console = arguments.kind, catalogue(), Console()
+    kinds, console = catalogue(), Console()
     if kind is not None and kind not in kinds:
         raise RequestError("list", kind, f"{', '.join(kinds)} are accepted.{nearest(kind, kinds)}")
     for name in [kind] if kind else kinds:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from parediff.commands.run import OVERRIDES
+from parediff.commands.overrides import add_overrides, asked
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("train", help="train an uncompressed model; saves diffusers' folder format")
-    parser.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
+    return add_overrides(parser)
 
 
 def act(arguments: argparse.Namespace) -> int:
+    return asked(arguments, "train", train_command)
+
+
+def train_command(overrides: list[str]) -> int:
     """Train an uncompressed model; the last line is its folder."""
     from rich.console import Console
 
     from parediff.config.compose import Composer
     from parediff.pipeline.train import train
 
-    folder = train(Composer("train").compose(list(arguments.overrides)))
+    folder = train(Composer("train").compose(overrides))
     Console().print(str(folder), soft_wrap=True, highlight=False)
     return 0

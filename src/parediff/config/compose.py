@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.callbacks import Callbacks  # launchers ask for them; Hydra has no public door to the class
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from parediff.config.catalogue import experiment_files, options
+from parediff.config.catalogue import files, options, shipped_experiments
+from parediff.config.door import opened_hydra
 from parediff.config.loader import Loader
+from parediff.config.sources import named, searching
 from parediff.config.study import Overrides, Study, key_of, of_all_runs
 from parediff.errors import RequestError, nearest
-from parediff.resources import shipped
 
 OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
@@ -35,13 +37,14 @@ class Composer:
 
     def __init__(self, primary: str) -> None:
         self.primary = primary
-        for name, path in experiment_files().items():
+        for name, path in shipped_experiments().items():
             node = yaml.safe_load(path.read_text(encoding="utf-8"))
             *folders, leaf = name.split("/")
             group = "/".join(["experiment", *folders])
             ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
         self.notes: list[str] = []
-        self.loader = Loader(create_config_search_path(str(shipped("conf"))))
+        self.hydra = opened_hydra()
+        self.hydra.config_loader = self.loader = Loader(self.hydra.config_loader)
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
         """The composed config, with hydra's own node; RequestError names what is wrong with the overrides."""
@@ -50,6 +53,8 @@ class Composer:
             return self.loader.load_configuration(self.primary, opened(overrides), run_mode=mode)
         except (HydraException, OmegaConfBaseException) as error:
             raise self._explain(error, overrides) from error
+        except yaml.YAMLError as error:
+            raise RequestError("config", "", f"readable YAML ({' '.join(str(error).split())[:300]})") from error
         except ValueError as error:  # how Hydra says that a group was set to nothing
             raise _explain_nothing(error, overrides) from error
 
@@ -60,13 +65,13 @@ class Composer:
             parsed = parser.parse_overrides(list(overrides))
         except HydraException as error:
             raise self._explain(error, overrides) from error
+        self._check_sweeper(overrides)
         own = [item for item in parsed if not (item.key_or_group or "").startswith("hydra")]
         for item in own:
             if item.is_sweep_override() and item.is_delete():
                 raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
-        combinations = BasicSweeper.split_arguments(own, None)[0]
         study = Study(lambda job: self.compose(job, multirun=True), self.notes)
-        return [job for rest in combinations for job in study.runs(rest)]
+        return [job for rest in combinations(own) for job in study.runs(rest)]
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
@@ -74,16 +79,33 @@ class Composer:
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
-        config = self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
+        config = self._of_the_launch(overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+        there = functools.partial(_there, task, named())
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=there, config=config)
         return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
+
+    def _of_the_launch(self, overrides: Sequence[str]) -> DictConfig:
+        """What launcher and sweeper are set to: everything that all runs have in common."""
+        return self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
+
+    def _check_sweeper(self, overrides: Sequence[str]) -> None:
+        """Raise RequestError for what would be left out silently: runs are made of commas, points and seeds."""
+        config = self._of_the_launch(overrides)
+        chosen = config.hydra.runtime.choices.get("hydra/sweeper")
+        if chosen != "basic":
+            accepted = "basic is accepted; `parediff search` looks for the best settings"
+            raise RequestError("hydra/sweeper", chosen, accepted)
+        for key in ("max_batch_size", "params"):
+            if config.hydra.sweeper.get(key) is not None:
+                accepted = "null is accepted; name the values themselves, as sampler.steps=10,20"
+                raise RequestError(f"hydra.sweeper.{key}", config.hydra.sweeper[key], accepted)
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
         """Hydra's complaint as key, value and what is accepted."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
-            names = options(group)
+            names = options(group) or self.loader.get_group_options(group)
             return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
         unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
@@ -106,11 +128,31 @@ class Composer:
         return known
 
     def _method_keys(self, method: str) -> list[str]:
-        path = shipped("conf") / "method" / f"{method}.yaml"
-        if not path.is_file():
+        path = files("method").get(method)
+        if path is None:
             return []
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
+
+
+def _there(task: Callable[[Any], Any], folders: list[str], config: Any) -> Any:
+    """The task wherever the launcher runs it, with the folders that the request named."""
+    with searching(folders):
+        return task(config)
+
+
+def combinations(overrides: Sequence[Override]) -> list[Overrides]:
+    """Every combination of swept values; of two settings of one key the later one stands."""
+    values: dict[str, Overrides] = {}
+    for item in overrides:
+        key = item.get_key_element()
+        if not item.is_sweep_override():
+            values[key] = [f"{key}={item.get_value_element_as_str()}"]
+        elif item.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in item.sweep_string_iterator()]
+        else:
+            raise RequestError(key, str(item.input_line).partition("=")[2], "values with commas, range() or choice()")
+    return [list(chosen) for chosen in itertools.product(*values.values())]
 
 
 OPEN = ("model.options", "model.arguments", "model.keys", "sampler.options", "reference.options")

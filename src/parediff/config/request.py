@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from parediff.calibration.base import CalibrationSource
+from parediff.config.catalogue import files
 from parediff.config.construct import construct, within
 from parediff.config.settings import Settings, check_seed
 from parediff.cost.base import Cost
@@ -21,7 +22,6 @@ from parediff.methods.base import Method, check_together
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.sampler import Sampler
 from parediff.provenance import run_id
-from parediff.resources import shipped
 from parediff.sampling.workload import Workload, check_disjoint
 from parediff.tasks.base import Task
 
@@ -246,8 +246,8 @@ def check_kind(task: Task, methods: Mapping[str, Method], calibration: Calibrati
 
 def calibration_sources() -> dict[str, type[CalibrationSource]]:
     """Every option of the group by name."""
-    files = {path.stem: OmegaConf.load(path) for path in sorted((shipped("conf") / "calibration").glob("*.yaml"))}
-    return {name: get_class(str(OmegaConf.select(node, "_target_"))) for name, node in files.items()}
+    nodes = {name: OmegaConf.load(path) for name, path in files("calibration").items()}
+    return {name: get_class(str(OmegaConf.select(node, "_target_"))) for name, node in nodes.items()}
 
 
 def check_metrics(
