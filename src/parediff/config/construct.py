@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -13,6 +13,11 @@ from parediff.config.catalogue import options
 from parediff.errors import RequestError
 
 LONGEST = 300  # characters of a library's complaint that are passed on
+
+
+def class_of(target: str) -> Any:
+    """The class that a `_target_` names."""
+    return get_class(target)
 
 
 def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:
