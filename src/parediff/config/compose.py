@@ -91,15 +91,18 @@ class Composer:
 
     def _check_sweeper(self, overrides: Sequence[str]) -> None:
         """Raise RequestError for what would be left out silently: runs are made of commas, points and seeds."""
+        told = "no such setting is accepted; name the values themselves, as sampler.steps=10,20"
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key_of(override).startswith("hydra.sweeper."):
+                raise RequestError(key, value, told)
         config = self._of_the_launch(overrides)
         chosen = config.hydra.runtime.choices.get("hydra/sweeper")
         if chosen != "basic":
-            accepted = "basic is accepted; `parediff search` looks for the best settings"
-            raise RequestError("hydra/sweeper", chosen, accepted)
-        for key in ("max_batch_size", "params"):
-            if config.hydra.sweeper.get(key) is not None:
-                accepted = "null is accepted; name the values themselves, as sampler.steps=10,20"
-                raise RequestError(f"hydra.sweeper.{key}", config.hydra.sweeper[key], accepted)
+            raise RequestError("hydra/sweeper", chosen, "basic is accepted; `parediff search` looks for good settings")
+        given = [key for key in ("max_batch_size", "params") if config.hydra.sweeper.get(key) is not None]
+        if given:
+            raise RequestError(f"hydra.sweeper.{given[0]}", config.hydra.sweeper[given[0]], told)
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
         """Hydra's complaint as key, value and what is accepted."""

@@ -68,14 +68,18 @@ class Scores:
         return self.record.cost
 
 
-def load_model(name: str, *, device: str = "cpu", runs_dir: str = "runs", **settings: Any) -> LoadedModel:
+def load_model(name: str, *, device: str = "auto", runs_dir: str = "runs", **settings: Any) -> LoadedModel:
     """A diffusion model: an option of `parediff list models`, a diffusers folder, or a hub id.
 
     `settings` are those of its YAML, such as `dtype="float16"` or `guidance_scale=4.0`. Raises RequestError where
     nothing of the name is found or its weights are no safetensors.
     """
-    chosen = {"model": name} if name in options("model") else {"model": "pipeline"}
-    own = dict(settings) if name in options("model") else {"name": Path(name).name, "path": name, **settings}
+    known = options("model")
+    if name not in known and "/" not in name and not Path(name).expanduser().is_dir():
+        accepted = f"{', '.join(known)}, a diffusers folder or a hub id is accepted.{nearest(name, known)}"
+        raise RequestError("name", name, accepted)
+    chosen = {"model": name if name in known else "pipeline"}
+    own = dict(settings) if name in known else {"name": Path(name).name, "path": name, **settings}
     asked = {"groups": chosen, "settings": {f"model.{key}": value for key, value in own.items()}}
     asked["settings"] |= {"device": device, "runs_dir": runs_dir, "study": "notebook"}
     request = _request(asked)

@@ -1,0 +1,185 @@
+"""The documentation is built without a warning, and what it shows is executed: snippets, files and commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parediff import cli
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>slow|not run: [^>]+) -->\n)?^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+PARTS = ["Formula", "Source", "Measured here", "Where it does not help"]
+WITH_CONFIG = ("run", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: executed, but for `slow` ones in the quick suite and those that say why they are not."""
+
+    language: str
+    title: str | None
+    text: str
+    mark: str | None
+
+    @property
+    def is_executed(self) -> bool:
+        return self.mark is None or self.mark == "slow"
+
+
+def blocks(page: Path) -> list[Block]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(one["language"], one["title"], included(one["text"]), one["mark"]) for one in found]
+
+
+def included(text: str) -> str:
+    """With the files that it includes."""
+    pattern = re.compile(r"^--8<-- \"([^\"]+)\"$", re.MULTILINE)
+    return pattern.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8").rstrip(), text)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command of a shell block."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@dataclass
+class Reader:
+    """Somebody who follows a page in an empty folder, from top to bottom."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    slow: bool
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
+
+    def follow(self, block: Block) -> None:
+        if block.title is not None:
+            path = self.folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and (self.slow or block.mark is None):
+            exec(compile(block.text, "page", "exec"), self.names)
+        elif block.language == "python":
+            compile(block.text, "page", "exec")
+        elif block.language == "bash":
+            for words in commands(block.text):
+                self.obey(words, really=block.is_executed and (self.slow or block.mark is None))
+
+    def obey(self, words: list[str], *, really: bool) -> None:
+        """A command as written; else only what it asks for is understood."""
+        if words[0] == "parediff":
+            self._parediff(words[1:], really=really)
+        elif words[0] == "pip" and words[-2] == "-e":
+            self._install(self.folder / words[-1])
+        elif really and words[0] in ("pytest", "mkdir"):
+            subprocess.run([sys.executable, "-m", *words] if words[0] == "pytest" else words, check=True)
+        elif really:
+            raise AssertionError(f"a command that nobody executes: {words}")
+
+    def _parediff(self, words: list[str], *, really: bool) -> None:
+        if really:
+            assert cli.main(words) == 0, words
+        elif words[0] in WITH_CONFIG and not any(word.endswith((".yaml", ".yml")) for word in words):
+            several = [word for word in words if not re.match(r"[^=]+=[^\[{]*,|.*\],\[", word)]
+            assert cli.main([word for word in several if word != "-m"] + ["--cfg", "job"]) == 0, words
+        else:
+            cli._arguments(words)
+
+    def _install(self, package: Path) -> None:
+        """What an installer does with a wheel: its content into a folder of the path."""
+        code = f"import hatchling.build as b; print(b.build_wheel({str(self.folder)!r}))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True, check=True)
+        site = self.folder / "site"
+        zipfile.ZipFile(self.folder / done.stdout.split()[-1]).extractall(site)
+        self.monkeypatch.syspath_prepend(str(site))
+        path = os.pathsep.join([str(site), str(ROOT / "src")])
+        self.monkeypatch.setenv("PYTHONPATH", path)
+
+
+@pytest.fixture
+def imports() -> Iterator[None]:
+    """Modules that a page wrote are forgotten with its folder."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if "pytest-" in file:
+            del sys.modules[name]
+
+
+def read(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    reader = Reader(folder, monkeypatch, slow)
+    with contextlib.redirect_stdout(open(os.devnull, "w", encoding="utf-8")):
+        for block in blocks(page):
+            reader.follow(block)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.usefixtures("imports")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(page, tmp_path, monkeypatch, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imports")
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.mark == "slow" for b in blocks(page))], ids=name_of)
+def test_a_page_can_be_followed_to_the_end(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(page, tmp_path, monkeypatch, slow=True)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    told = os.environ | {"PYTHONPATH": str(ROOT / "src"), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    settings = (tmp_path / "methods" / "ptq.html").read_text(encoding="utf-8")
+    assert "weight_bits" in settings
+    assert "load_model" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "install=bash" not in (tmp_path / "reference" / "record.html").read_text(encoding="utf-8")
+
+
+def test_every_method_has_a_page_of_the_same_parts() -> None:
+    options = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "methods").glob("*.md")}
+    assert pages.keys() == options
+    for name, text in pages.items():
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == PARTS, name
+        assert text.startswith(f"# {name}: ")
+
+
+def test_a_figure_on_the_page_of_a_method_stands_in_a_study() -> None:
+    """Values with an error, as 0.71 ± 0.04, are quoted and not made up."""
+    studies = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "experiments").glob("*/README.md"))
+    plain = studies.replace("−", "-").replace("*", "")
+    for path in (DOCS / "methods").glob("*.md"):
+        quoted = re.findall(r"\d+\.\d+ ± \d+\.\d+", path.read_text(encoding="utf-8"))
+        assert [figure for figure in quoted if figure not in plain] == [], path.name
+
+
+def test_what_is_not_run_says_why_and_is_little() -> None:
+    marks = [block.mark for page in PAGES for block in blocks(page) if not block.is_executed]
+    assert len(marks) <= 12
