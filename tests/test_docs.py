@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>slow|not run: [^>]+) -->\n)?^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    r"(?:<!-- (?P<mark>slow|not run: [^>]+) -->\n)?"
+    r"^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 PARTS = ["Formula", "Source", "Measured here", "Where it does not help"]
@@ -183,3 +184,28 @@ def test_a_figure_on_the_page_of_a_method_stands_in_a_study() -> None:
 def test_what_is_not_run_says_why_and_is_little() -> None:
     marks = [block.mark for page in PAGES for block in blocks(page) if not block.is_executed]
     assert len(marks) <= 12
+
+
+def notebook_lines() -> list[str]:
+    import nbformat
+
+    book = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+    return [cell.source for cell in book.cells if cell.cell_type == "code"]
+
+
+def test_the_quickstart_notebook_is_the_ten_lines_of_its_page() -> None:
+    text = next(block.text for block in blocks(DOCS / "notebook.md") if block.mark == "slow")
+    lines = [re.sub(r"  # \d+$", "", line) for line in text.splitlines() if line]
+    assert [cell.removesuffix("\nfigure") for cell in notebook_lines()] == lines
+    assert len(lines) == 10
+
+
+@pytest.mark.slow
+def test_the_quickstart_notebook_runs_and_shows_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    book = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+    NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert "application/vnd.plotly.v1+json" in book.cells[-1].outputs[-1]["data"]
