@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WITH_CONFIG = {"run": "config", "train": "train", "evaluate": "config", "search": "config", "export": "config"}
+WITH_CONFIG = {"run": "config", "train": "train", "evaluate": "config", "search": "config"}
 """Commands that take overrides, and what they compose."""
 SHELLS = {"bash": "bash", "zsh": "bash", "fish": "fish"}
 """Shells and whose completion they use: Hydra's for bash serves zsh too."""
