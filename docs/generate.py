@@ -228,12 +228,16 @@ def python_page() -> str:
         node: Any = next(item for item in tree_of(module).body if getattr(item, "name", None) == inside)
         parts.append(f"## {name}\n\n```python\n{signature(node, name)}\n```\n\n{docstring(node)}\n")
         if isinstance(node, ast.ClassDef):
-            parts += [
-                f"**`{item.name}`** `{ast.unparse(item.args)}`\n\n{docstring(item)}\n"
-                for item in node.body
-                if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")
-            ]
+            parts += [method_entry(item) for item in node.body if isinstance(item, ast.FunctionDef)]
     return "\n".join(parts)
+
+
+def method_entry(node: ast.FunctionDef) -> str:
+    """A method that has something to say of itself."""
+    if node.name.startswith("_") or not ast.get_docstring(node):
+        return ""
+    arguments = ast.unparse(node.args).removeprefix("self").removeprefix(", ")
+    return f"**`{node.name}`** `({arguments})`\n\n{docstring(node)}\n"
 
 
 def signature(node: Any, name: str) -> str:
