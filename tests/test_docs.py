@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import wheels
 from parediff import cli
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 PARTS = ["Formula", "Source", "Measured here", "Where it does not help"]
-WITH_CONFIG = ("run", "train", "evaluate")
+COMPOSED = ("run", "train")
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,14 @@ class Reader:
     def _parediff(self, words: list[str], *, really: bool) -> None:
         if really:
             assert cli.main(words) == 0, words
-        elif words[0] in WITH_CONFIG and not any(word.endswith((".yaml", ".yml")) for word in words):
+        elif words[0] in COMPOSED and not any(word.endswith((".yaml", ".yml")) for word in words):
             several = [word for word in words if not re.match(r"[^=]+=[^\[{]*,|.*\],\[", word)]
             assert cli.main([word for word in several if word != "-m"] + ["--cfg", "job"]) == 0, words
         else:
             cli._arguments(words)
 
     def _install(self, package: Path) -> None:
-        """What an installer does with a wheel: its content into a folder of the path."""
-        code = f"import hatchling.build as b; print(b.build_wheel({str(self.folder)!r}))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True, check=True)
-        site = self.folder / "site"
-        zipfile.ZipFile(self.folder / done.stdout.split()[-1]).extractall(site)
+        site = wheels.installed(package, self.folder / "site")
         self.monkeypatch.syspath_prepend(str(site))
         path = os.pathsep.join([str(site), str(ROOT / "src")])
         self.monkeypatch.setenv("PYTHONPATH", path)

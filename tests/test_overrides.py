@@ -109,6 +109,7 @@ def complete(text: str) -> list[str]:
         ("parediff run experiment=de", ["experiment=demo"]),
         ("parediff train trainer=unet_", ["trainer=unet_cifar10"]),
         ("parediff run nonsense=1 sampler=dd", ["sampler=ddim", "sampler=ddpm"]),
+        ("parediff run method=[ptq] --pa", ["--package"]),
         ("parediff front ru", []),
     ],
 )

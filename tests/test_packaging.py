@@ -12,18 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from wheels import built
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without isolation where hatchling is installed."""
-    pytest.importorskip("hatchling")
-    target = tmp_path_factory.mktemp("wheel")
-    code = f"import hatchling.build as b; print(b.build_wheel({str(target)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.strip().splitlines()[-1]
+    return built(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_configs_experiments_and_models_ship_inside(wheel: Path) -> None:
@@ -62,11 +58,7 @@ def test_types_suites_and_licences_ship_inside(wheel: Path) -> None:
 
 
 def test_a_source_distribution_holds_what_a_wheel_is_built_from(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    code = f"import hatchling.build as b; print(b.build_sdist({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(tmp_path / done.stdout.strip().splitlines()[-1]) as archive:
+    with tarfile.open(built(ROOT, tmp_path, "sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = ("conf/config.yaml", "docs/index.md", "mkdocs.yml", "examples/plugin/pyproject.toml", "CITATION.cff")
     assert set(wanted) <= names

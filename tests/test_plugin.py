@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import wheels
 from parediff.cli import main
 from parediff.config.catalogue import catalogue, files, targets
 from parediff.config.compose import Composer
@@ -25,14 +25,8 @@ TEMPLATE = ROOT / "examples" / "plugin"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template's wheel, built and unpacked as an installer does."""
-    pytest.importorskip("hatchling")
-    target = tmp_path_factory.mktemp("site")
-    code = f"import hatchling.build as b; print(b.build_wheel({str(target)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=TEMPLATE, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    zipfile.ZipFile(target / done.stdout.strip().splitlines()[-1]).extractall(target)
-    return target
+    """Where the template is installed."""
+    return wheels.installed(TEMPLATE, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

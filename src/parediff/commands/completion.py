@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 WITH_CONFIG = {"run": "config", "train": "train", "evaluate": "config", "search": "config"}
 """Commands that take overrides, and what they compose."""
+OPTIONS = ("--cfg", "--config-dir", "--info", "--multirun", "--package", "--resolve")
 SHELLS = {"bash": "bash", "zsh": "bash", "fish": "fish"}
 """Shells and whose completion they use: Hydra's for bash serves zsh too."""
 PREPARED = {"zsh": "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit"}
@@ -56,8 +57,10 @@ def candidates(line: Line, commands: Sequence[str]) -> list[str]:
 
         return [kind for kind in catalogue() if kind.startswith(line.last)]
     primary = WITH_CONFIG.get(line.words[0])
-    if primary is None or line.last.startswith("-"):
+    if primary is None:
         return []
+    if line.last.startswith("-"):
+        return [option for option in OPTIONS if option.startswith(line.last)]
     from parediff.config.completion import completed
 
     return completed(primary, *_split(line.words[1:]), line.last)
