@@ -96,6 +96,14 @@ def test_a_folder_is_named_by_option_or_override_and_launched_runs_find_it(folde
     assert list(folder.parent.glob("runs/default/*/record.json"))
 
 
+@pytest.mark.slow
+def test_workers_of_a_launcher_find_the_folder_too(folder: Path) -> None:
+    asked = ["-m", "method=[fold]", "metric=[psnr]", "tracker=none", "sampler.steps=2,3", "workload.count=4"]
+    further = ["workload.blocks=1", "cost=[size_bytes]", "launcher=joblib", "study=workers"]
+    assert main(["run", *asked, *further, "--config-dir", "conf"]) == 0
+    assert len(list(folder.parent.glob("runs/workers/*/record.json"))) == 2
+
+
 def test_hydras_searchpath_may_name_a_folder_of_a_package() -> None:
     folders, others = searchpath_in(["hydra.searchpath=[pkg://parediff.report/page]", "seed=1"])
     assert others == ["seed=1"]
