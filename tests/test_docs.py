@@ -87,7 +87,7 @@ class Reader:
         """A command as written; else only what it asks for is understood."""
         if words[0] == "parediff":
             self._parediff(words[1:], really=really)
-        elif words[0] == "pip" and words[-2] == "-e":
+        elif really and words[0] == "pip" and words[-2] == "-e":
             self._install(self.folder / words[-1])
         elif really and words[0] in ("pytest", "mkdir"):
             subprocess.run([sys.executable, "-m", *words] if words[0] == "pytest" else words, check=True)
