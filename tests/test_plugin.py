@@ -96,6 +96,16 @@ def test_a_folder_is_named_by_option_or_override_and_launched_runs_find_it(folde
     assert list(folder.parent.glob("runs/default/*/record.json"))
 
 
+def test_a_class_that_cannot_be_imported_is_told_with_its_reason(folder: Path, capsys: Any) -> None:
+    (folder.parent / "broken_one.py").write_text("import absent_library\n")
+    yaml = "# @package methods.broken\n# broken | no paper\n_target_: broken_one.Broken\n"
+    (folder / "method" / "broken.yaml").write_text(yaml)
+    assert main(["run", "method=[broken]", "--config-dir", "conf"]) == 2
+    told = capsys.readouterr().err
+    assert "broken_one.Broken" in told
+    assert "No module named 'absent_library'" in told
+
+
 @pytest.mark.slow
 def test_workers_of_a_launcher_find_the_folder_too(folder: Path) -> None:
     asked = ["-m", "method=[fold]", "metric=[psnr]", "tracker=none", "sampler.steps=2,3", "workload.count=4"]

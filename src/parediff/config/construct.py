@@ -51,7 +51,7 @@ def within(key: str, act: Callable[..., Any], *arguments: Any) -> Any:
         if isinstance(error.__cause__, RequestError):
             raise error.__cause__.within(key) from error
         if type(error).__module__.startswith("hydra"):
-            raise RequestError(key, "", _line(error)) from error
+            raise RequestError(key, "", _with_cause(error)) from error
         raise
 
 
@@ -59,5 +59,14 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _line(error: Exception) -> str:
+def _with_cause(error: BaseException) -> str:
+    """Hydra's complaint and what it began with, such as an import that failed in a file of the user's own."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    told = _line(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", "")
+    return told if first is error else f"{told} ({type(first).__name__}: {_line(first)})"
+
+
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:LONGEST]
