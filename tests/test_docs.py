@@ -156,6 +156,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     settings = (tmp_path / "methods" / "ptq.html").read_text(encoding="utf-8")
     assert "weight_bits" in settings
     assert "load_model" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "HalfLinear" in (tmp_path / "guides" / "own_package.html").read_text(encoding="utf-8")
     assert "install=bash" not in (tmp_path / "reference" / "record.html").read_text(encoding="utf-8")
 
 
