@@ -112,6 +112,12 @@ def test_an_object_without_a_yaml_is_compressed_with_and_put_on_record(model: Lo
     assert scores.record.config["methods"]["tenths"] == {"_target_": f"{__name__}.Tenths"}
 
 
+def test_methods_apply_in_the_order_given_whether_they_have_a_yaml_or_not(model: LoadedModel) -> None:
+    few = {"calibration__count": 2, "calibration__batch_size": 2}
+    mixed = parediff.compress(model, {"tenths": Tenths(), "ptq": {"weight_bits": 8}}, steps=2, **few)
+    assert list(mixed.methods) == ["tenths", "ptq"]
+
+
 @pytest.mark.parametrize(
     ("act", "told"),
     [

@@ -101,7 +101,8 @@ def compress(model: LoadedModel, methods: Chosen, *, steps: int | None = None, *
     further |= {key.replace("__", "."): value for key, value in settings.items()}
     asked, own = _chosen(model.asked, "method", methods), _objects(methods)
     asked = asked | {"settings": asked["settings"] | further}
-    request = _with_objects(_request(asked), own)
+    request = _request(asked)
+    request = _with_objects(request, {name: own.get(name) or request.methods[name] for name in methods})
     request.task.check(model.uncompressed)
     student, report = model.uncompressed.copy(), Reporter(request.folder)
     try:
@@ -136,14 +137,14 @@ def evaluate(
     `metrics` and `costs`: as methods in `compress`. `settings` are keys of a run with `__` for dots, such as
     `workload__blocks=4`. Raises RuntimeError for a method that shows no effect, NotFinite where an image is none.
     """
-    asked, own = _in_steps(model.asked, steps), dict(model.methods)
+    asked = _in_steps(model.asked, steps)
     given = {"metric": metrics, "cost": costs}
     for group, chosen in given.items():
         asked = asked if chosen is None else _chosen(asked, group, chosen)
     further = {key.replace("__", "."): value for key, value in settings.items()}
     further |= {} if count is None else {"workload.count": count}
     asked = asked | {"settings": asked["settings"] | further}
-    request = _with_objects(_request(asked), own, _objects(metrics))
+    request = _with_objects(_request(asked), model.methods, _objects(metrics))
     stages, report = prepared(request), Reporter(request.folder)
     try:
         protocol = protocol_of(request)
@@ -215,10 +216,9 @@ def _in_steps(asked: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
 
 
 def _with_objects(request: Request, methods: Mapping[str, Any], metrics: Mapping[str, Metric] | None = None) -> Request:
-    """The request with objects of one's own beside what has a YAML, each on record as its class and its fields."""
-    methods = {**request.methods, **methods}
+    """The request with all methods in their order, and metrics of one's own; objects are on record as class and fields."""
     metrics = {**request.metrics, **(metrics or {})}
-    if methods == request.methods and metrics == request.metrics:
+    if list(methods) == list(request.methods) and len(metrics) == len(request.metrics):
         return request
     check_together(methods)
     check_kind(request.task, methods, request.calibration)
@@ -229,7 +229,7 @@ def _with_objects(request: Request, methods: Mapping[str, Any], metrics: Mapping
     }
     config = {**known, **described}
     name = run_id(config, [request.workload.first_seed, request.workload.count])
-    return replace(request, methods=methods, metrics=metrics, config=config, id=name)
+    return replace(request, methods=dict(methods), metrics=metrics, config=config, id=name)
 
 
 def _described(own: Any) -> dict[str, Any]:
