@@ -17,14 +17,14 @@ from torch import Tensor
 
 from parediff.config.catalogue import options
 from parediff.config.compose import Composer
-from parediff.config.request import Request, build, check_kind
+from parediff.config.request import NOT_IDENTITY, Request, build, check_kind
 from parediff.errors import RequestError, nearest
 from parediff.methods.base import Method, check_together
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.progress import Reporter
 from parediff.pipeline.run import baseline_of, compress_model, measured, prepared, protocol_of, write
-from parediff.provenance import plain, run_id
+from parediff.provenance import plain, run_id, without
 from parediff.results.front import Front, build_fronts
 from parediff.results.record import Record
 from parediff.sampling.batch import to_uint8
@@ -216,7 +216,7 @@ def _in_steps(asked: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
 
 
 def _with_objects(request: Request, methods: Mapping[str, Any], metrics: Mapping[str, Metric] | None = None) -> Request:
-    """The request with all methods in their order, and metrics of one's own; objects are on record as class and fields."""
+    """The request with all methods in order, and metrics of one's own; objects are on record as class and fields."""
     metrics = {**request.metrics, **(metrics or {})}
     if list(methods) == list(request.methods) and len(metrics) == len(request.metrics):
         return request
@@ -228,7 +228,7 @@ def _with_objects(request: Request, methods: Mapping[str, Any], metrics: Mapping
         "metrics": {name: (known.get("metrics") or {}).get(name) or _described(own) for name, own in metrics.items()},
     }
     config = {**known, **described}
-    name = run_id(config, [request.workload.first_seed, request.workload.count])
+    name = run_id(without(config, NOT_IDENTITY), [request.workload.first_seed, request.workload.count])
     return replace(request, methods=dict(methods), metrics=metrics, config=config, id=name)
 
 
