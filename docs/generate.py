@@ -48,9 +48,11 @@ class Class(NamedTuple):
 
 
 def on_config(config: Any) -> Any:
-    """The table of architectures and methods stands among the references where tests/matrix.py has written it."""
+    """Behind the references: every group of the config, and the table that tests/matrix.py writes, where it has."""
+    reference = next(entry["Reference"] for entry in config["nav"] if "Reference" in entry)
+    pages = ["index", *groups()]
+    reference.append({"Config": [f"reference/config/{name}.md" for name in pages]})
     if (ROOT / "docs" / "pipelines.md").is_file():
-        reference = next(entry["Reference"] for entry in config["nav"] if "Reference" in entry)
         reference.append({"Architectures and methods": "pipelines.md"})
     return config
 
