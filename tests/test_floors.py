@@ -13,6 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "parediff"
 STREET = [
     *("__main__", "cli", "commands", "bench", "testing"),
+    "search",
     *("pipeline", "tracking", "report"),
     "config",
     "tasks",
@@ -31,6 +32,7 @@ DOORS = {
     "lightning": set(),
     "wandb": {"tracking"},
     "diffusers": {"models"},
+    "optuna": {"search"},
 }
 
 

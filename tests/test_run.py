@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import struct
+import threading
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +18,21 @@ import pytest
 import tiny
 from parediff import atomic
 from parediff.cli import main
+from parediff.config.compose import Composer
+from parediff.config.request import build
 from parediff.errors import RequestError
+from parediff.pipeline.run import protocol_of
 from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`parediff run` on a tiny model, records below a folder of its own."""
     monkeypatch.chdir(tmp_path)
     fixed = [
         "model=pipeline",
-        f"model.path={folder}",
+        f"model.path={saved_model}",
         "metric=[psnr,ssim]",
         "tracker=none",
         "workload.count=6",
@@ -128,16 +127,7 @@ def test_several_values_without_m_are_refused(line: Any, tmp_path: Path, capsys:
 def test_a_failed_run_is_on_record_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.models.diffusion.pipeline import DiffusionModel
-
-    plain = DiffusionModel.generate
-
-    def fails_at_two_steps(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
-        if sampler.steps == 2:
-            raise ArithmeticError("planted")
-        return plain(self, seeds, conditions, sampler)
-
-    monkeypatch.setattr(DiffusionModel, "generate", fails_at_two_steps)
+    tiny.fail_where(monkeypatch, lambda sampler: sampler.steps == 2, ArithmeticError("planted"))
     assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
     captured = capsys.readouterr()
     assert "planted" in captured.err
@@ -231,3 +221,73 @@ def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
     assert found.cost["bops"] < found.baseline["cost"]["bops"]
     assert found.methods == ["ptq"]
     assert found.fired["ptq"]
+
+
+def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(saved_model: Path) -> None:
+    asked = ["model=pipeline", f"model.path={saved_model}", "metric=[psnr]", "tracker=none", "reference.steps=6"]
+
+    def protocol(*more: str) -> dict[str, Any]:
+        return protocol_of(build(Composer("config").compose([*asked, "workload.count=6", "workload.blocks=2", *more])))
+
+    told = protocol()
+    assert told["workload"] == {"count": 6, "conditions": None}
+    assert told["reference"]["steps"] == 6
+    assert told["versions"] == {name: version(name) for name in ("torch", "diffusers", "torchmetrics", "clean-fid")}
+    assert set(told["code"]) > {"outputs", "psnr"}
+    assert protocol("workload.first_seed=100") == told, "other images, the same question"
+    others = (protocol("workload.count=8"), protocol("reference.steps=5"), protocol("metric=[psnr,ssim]"))
+    assert all(other != told for other in others)
+
+
+def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_over(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.pipeline import run
+    from parediff.results.lease import lease
+
+    assert line() == 0
+    (found,) = records(tmp_path)
+    assert found.folder is not None
+    (found.folder / "record.json").rename(tmp_path / "kept.json")
+    work, waits, wait = threading.Event(), threading.Event(), run.awaited
+
+    def another() -> None:
+        with lease(found.folder, wait=False) as own:
+            assert own
+            work.set()
+            assert waits.wait(60)
+            time.sleep(0.3)
+            (tmp_path / "kept.json").rename(found.folder / "record.json")
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    assert work.wait(10)
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("the same work was done twice"))
+    monkeypatch.setattr(run, "awaited", lambda config: (waits.set(), wait(config))[1])
+    assert line() == 0
+    thread.join()
+    assert "worked on by another process" in " ".join(capsys.readouterr().err.split())
+
+
+def test_resume_failed_repeats_what_failed_and_nothing_else(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with monkeypatch.context() as planted:
+        tiny.fail_where(planted, lambda sampler: sampler.steps == 2, ArithmeticError("planted"))
+        assert line("-m", "sampler.steps=2,4", "front.y=psnr") == 1
+    capsys.readouterr()
+    assert line("-m", "sampler.steps=2,3,4", "front.y=psnr", "resume=failed") == 0
+    assert sorted(found.sampler["steps"] for found in records(tmp_path)) == [2, 4]
+    assert {found.status for found in records(tmp_path)} == {"finished"}
+    assert "left alone" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_failure_never_takes_the_place_of_a_finished_record(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert line() == 0
+    before = records(tmp_path)
+    tiny.fail_where(monkeypatch, lambda _: True, ArithmeticError("planted"))
+    assert line("resume=false") == 1
+    assert "planted (the finished record of before is kept)" in " ".join(capsys.readouterr().err.split())
+    assert records(tmp_path) == before

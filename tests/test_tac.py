@@ -11,11 +11,12 @@ def filled(alpha: float, beta: float) -> LinearReconstruction:
     """Fitted to e_q = (e - beta) / alpha at t = 100, and to no error at t = 300."""
     found = {}
     for t, (a, b) in {100.0: (alpha, beta), 300.0: (1.0, 0.0)}.items():
-        found[t] = PairSums(2)
+        sums = PairSums()
         for _ in range(3):
             exact = torch.randn(2, 8, 8)
-            found[t].add((exact - b) / a, exact)
-    table = LinearReconstruction(10, 2)
+            sums.add(((exact - b) / a)[None], exact[None])
+        found[t] = sums.of_channels()
+    table = LinearReconstruction(10, (2, 1, 1))
     table.fill(found)
     return table
 
@@ -40,12 +41,12 @@ def test_a_learned_variance_stays() -> None:
 
 
 def test_a_channel_that_does_not_vary_keeps_its_scale() -> None:
-    sums = PairSums(1)
-    sums.add(torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 3.5))
-    alpha, beta = sums.solution()
+    sums = PairSums()
+    sums.add(torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 3.5))
+    alpha, beta = sums.of_channels()
     assert (float(alpha), float(beta)) == (1.0, 0.5)
 
 
 def test_until_it_is_filled_everything_passes() -> None:
     output = torch.randn(1, 2, 4, 4)
-    assert LinearReconstruction(10, 2)(output, torch.tensor([100])) is output
+    assert LinearReconstruction(10, (2, 1, 1))(output, torch.tensor([100])) is output

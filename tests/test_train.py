@@ -18,6 +18,7 @@ from parediff.errors import RequestError
 from parediff.models.classifiers.pretrained import load_classifier
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.train import train
+from parediff.results.lease import lease
 from tiny import DDIM
 
 SHORT = ["trainer.max_steps=2", "trainer.progress=false", "tracker=none", "trainer.accelerator=cpu"]
@@ -190,7 +191,10 @@ def test_a_transformer_begins_as_identity_and_draws_nothing_in_training() -> Non
         (["trainer.max_steps=0"], "trainer.max_steps=0: "),
         (["trainer.max_steps=many"], "trainer.max_steps=many: "),
         (["data.batch_size=0"], "data.batch_size=0: "),
-        (["learner.schedule=linear"], "learner.schedule=linear: one of constant, cosine is accepted"),
+        (
+            ["learner.schedule=stairs"],
+            "learner.schedule=stairs: one of constant, cosine, linear, inverse_sqrt is",
+        ),
         (["learner.label_dropout=0.1"], "learner.label_dropout=0.1: 0 for a network without classes"),
         (
             ["model=dit_cifar10", "data=digits"],
@@ -204,3 +208,8 @@ def test_what_cannot_be_trained_is_said_before_it_starts(tmp_path: Path, overrid
     with pytest.raises(RequestError, match=f"^{complaint}"):
         run(tmp_path / "out", *overrides)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
+    with lease(tmp_path / "out", wait=False), pytest.raises(RequestError, match=r"^output=.*no other training"):
+        run(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,20 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from parediff import atomic
+from parediff.atomic import WriteError
+from parediff.data.base import StepBatches
 from parediff.data.digits import Digits
 from parediff.errors import RequestError
 from parediff.models.classifiers.networks import ConvNet
-from parediff.training.base import Learner, generator_of, warmed_constant, warmed_cosine
+from parediff.training.base import (
+    Learner,
+    generator_of,
+    warmed_constant,
+    warmed_cosine,
+    warmed_inverse_sqrt,
+    warmed_linear,
+)
 from parediff.training.classification import Classification, shifted
 from parediff.training.denoising import Denoising, spread_timesteps
 from parediff.training.ema import EMA
@@ -273,7 +284,54 @@ def test_a_constant_learning_rate_warms_up_and_stays_however_long_the_training()
     assert warmed_constant(0, 0, 1) == 1
 
 
-@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0)])
+def test_a_line_falls_to_zero_and_the_inverse_root_does_not_ask_for_the_end() -> None:
+    assert [warmed_linear(step, 4, 12) for step in (0, 3, 4, 8, 12, 20)] == pytest.approx([0.25, 1, 1, 0.5, 0, 0])
+    assert [warmed_inverse_sqrt(step, 4, 9) for step in (0, 3, 15, 63)] == pytest.approx([0.25, 1, 0.5, 0.25])
+    assert warmed_inverse_sqrt(63, 4, 9) == warmed_inverse_sqrt(63, 4, 99)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("constant", "does not depend on their number"),
+        ("cosine", r"here the rate is 0\.\d+ of its full value instead of 0,"),
+    ],
+)
+def test_going_on_with_another_number_of_steps_says_what_it_does_to_the_rate(
+    tmp_path: Path, schedule: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = lambda steps, **more: trainer(max_steps=steps, checkpoint_every=1).fit(  # noqa: E731
+        Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule})), tmp_path, **more
+    )
+    run(4)
+    run(4, ckpt_path="last")
+    assert "begun for" not in caplog.text
+    run(6, ckpt_path="last")
+    assert re.search(f"max_steps=6: the training was begun for 4 steps and goes on at step 4; .*{said}", caplog.text)
+    with pytest.raises(RequestError, match="max_steps=5: 6 or more"):
+        run(5, ckpt_path="last")
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lambda **more: trainer(max_steps=4, checkpoint_every=2).fit(  # noqa: E731
+        Regression(nn.Linear(3, 1), **SETTINGS), tmp_path, **more
+    )
+    write = atomic._replace
+
+    def full(path: Path, data: bytes) -> None:
+        if "step=4" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(atomic, "_replace", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        run()
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "step=2.ckpt"]
+    run(ckpt_path="last")
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0)])
 def test_the_schedule_is_chosen_by_name(tmp_path: Path, schedule: str, last: float) -> None:
     learner = Regression(nn.Linear(3, 1), **(SETTINGS | {"schedule": schedule}))
     trainer(max_steps=6, checkpoint_every=0).fit(learner, tmp_path)
@@ -337,7 +395,7 @@ def test_shifted_images_stay_whole_within_the_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("max_steps", 0), ("gradient_clip", -1.0), ("devices", 2), ("log_every", 0), ("max_steps", "x")]
+    ("key", "value"), [("max_steps", 0), ("gradient_clip", -1.0), ("devices", 0), ("log_every", 0), ("max_steps", "x")]
 )
 def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
@@ -345,8 +403,36 @@ def test_a_wrong_trainer_setting_is_named(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "linear")]
+    ("key", "value"), [("learning_rate", 0.0), ("ema_decay", 1.0), ("warmup_steps", -1), ("schedule", "stairs")]
 )
 def test_a_wrong_learner_setting_is_named(key: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: "):
         Regression(nn.Linear(3, 1), **(SETTINGS | {key: value}))
+
+
+def test_two_processes_train_as_one_where_nothing_is_random(tmp_path: Path) -> None:
+    def learner() -> Classification:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        return Classification(network, label_smoothing=0.0, shift=0, **SETTINGS)
+
+    data = Digits(held_out=0.2, split_seed=0, batch_size=16, seed=0, workers=0, flip=False)
+    one, two = learner(), learner()
+    trainer(max_steps=5).fit(one, tmp_path / "one", data=data)
+    trainer(max_steps=5, devices=2).fit(two, tmp_path / "two", data=data)
+    assert torch.allclose(one.network[1].weight, two.network[1].weight, atol=1e-6)
+    assert (tmp_path / "two" / "checkpoints" / "last.ckpt").exists()
+    with pytest.raises(RequestError, match=r"trainer\.devices=2: a divisor of data\.batch_size=3"):
+        StepBatches(9, 3, 0, range(1), share=(0, 2))
+
+
+def test_a_batch_is_shared_without_rest_or_overlap() -> None:
+    whole = list(StepBatches(20, 6, 0, range(4)))
+    parts = [list(StepBatches(20, 6, 0, range(4), share=(rank, 3))) for rank in range(3)]
+    put_together = [sorted(index for part in step for index in part) for step in zip(*parts, strict=True)]
+    assert put_together == [sorted(batch) for batch in whole]
+
+
+def test_a_training_that_makes_its_own_batches_has_one_process(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="devices=2: 1: this training makes its own batches"):
+        trainer(devices=2).fit(Regression(nn.Linear(3, 1), **SETTINGS), tmp_path)

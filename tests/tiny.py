@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from parediff.cost import Counter
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 from parediff.models.diffusion.tiny import (
     DDIM,
     autoencoder,
@@ -140,3 +143,15 @@ def _text_encoder(kind: type = CLIPTextModel) -> CLIPTextModel:
             eos_token_id=1,
         )
     )
+
+
+def fail_where(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Sampler], bool], error: Exception) -> None:
+    """Sampling raises `error` under every sampler that meets the condition."""
+    plain = DiffusionModel.generate
+
+    def generate(self: DiffusionModel, seeds: Any, conditions: Any, sampler: Any) -> Any:
+        if condition(sampler):
+            raise error
+        return plain(self, seeds, conditions, sampler)
+
+    monkeypatch.setattr(DiffusionModel, "generate", generate)

@@ -32,6 +32,12 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     return path
 
 
+def tidy(folder: Path) -> None:
+    """Remove what writes that were cut off left in a folder; only for whoever alone writes there."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

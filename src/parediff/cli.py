@@ -5,14 +5,30 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from parediff import __version__
 from parediff.commands import completion
 from parediff.commands.overrides import take_rest
 
-COMMANDS = ("run", "train", "evaluate", "export", "front", "compare", "status", "dashboard", "list", "bench", "sync")
+COMMANDS = (
+    "run",
+    "search",
+    "train",
+    "evaluate",
+    "export",
+    "front",
+    "compare",
+    "status",
+    "dashboard",
+    "list",
+    "bench",
+    "sync",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,16 +42,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _quiet()
     try:
-        return arguments.act(arguments)
+        with _ended_in_order():
+            return arguments.act(arguments)
     except (RequestError, WriteError) as error:
         print(f"parediff: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
         return 2
+    except Terminated:
+        print("parediff: terminated; finished runs are kept, the same command resumes", file=sys.stderr)  # noqa: T201
+        return 143
     except KeyboardInterrupt:
         print("parediff: interrupted; finished runs are kept, the same command resumes", file=sys.stderr)  # noqa: T201
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """While the block lasts, SIGTERM unwinds the stack, so that nothing half written is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def entry() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from parediff.errors import RequestError, nearest
 
-SHARED = ("settings",)
+SHARED = ("settings", "victims")
 
 
 def names() -> list[str]:

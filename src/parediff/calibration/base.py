@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+
+from parediff.atomic import write_atomically
 from parediff.calibration.store import CallStore
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
+from parediff.results.interruption import safe_point
 from parediff.validation import check_types
 
 
@@ -29,29 +35,49 @@ class CalibrationSource(ABC):
 
 @dataclass(frozen=True)
 class CallSource(CalibrationSource):
-    """Calls of a denoiser. `record` is lazy, so that no more than one batch of trajectories is in memory."""
+    """Calls of a denoiser, part by part, so that no more than one batch of trajectories is in memory."""
 
     @abstractmethod
-    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterable[Call]:
-        """Calls of `model` as it runs now."""
+    def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterable[Call]]]:
+        """What records each batch, none of which depends on another: of `model` as it runs when it is called."""
+
+    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
+        """Calls of `model` as it runs now; lazy."""
+        for part in self.parts(model, sampler):
+            yield from part()
 
 
 class LazyCalls:
     """Calls that are recorded when first asked for, and stay the same after: in a file, not in memory.
 
-    `seconds` the recording took, and `rows` it gave; 0 before.
+    `seconds` the recording took, and `rows` it gave; 0 before. Below `folder` lie the file and the parts that are
+    recorded, for a process that goes on; without one nothing outlives the object.
     """
 
-    def __init__(self, source: CallSource, model: DiffusionModel, sampler: Sampler) -> None:
-        self._source, self._model, self._sampler = source, model, sampler
+    def __init__(self, source: CallSource, model: DiffusionModel, sampler: Sampler, folder: Path | None = None) -> None:
+        self._source, self._model, self._sampler, self._folder = source, model, sampler, folder
         self._calls: CallStore | None = None
         self.seconds, self.rows = 0.0, 0
 
     def __iter__(self) -> Iterator[Call]:
         if self._calls is None:
-            start, calls = time.perf_counter(), CallStore()
-            for call in self._source.record(self._model, self._sampler):
-                calls.append(call)
-                self.rows += len(call.x)
+            start, calls = time.perf_counter(), CallStore(self._folder)
+            for place, part in enumerate(self._source.parts(self._model, self._sampler)):
+                for call in self._part(place, part):
+                    calls.append(call)
+                    self.rows += len(call.x)
             self._calls, self.seconds = calls, time.perf_counter() - start
         return iter(self._calls)
+
+    def _part(self, place: int, record: Callable[[], Iterable[Call]]) -> Iterable[Call]:
+        """The calls of one part, from disk where an earlier process recorded it."""
+        if self._folder is None:
+            return record()
+        path = self._folder / f"part_{place}.pt"
+        if path.is_file():
+            return [Call(*fields) for fields in torch.load(path, weights_only=True)]
+        calls, content = list(record()), io.BytesIO()
+        torch.save([(call.x, call.t, dict(call.cond), call.step) for call in calls], content)
+        write_atomically(path, content.getvalue())
+        safe_point()
+        return calls

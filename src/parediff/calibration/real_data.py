@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,16 +43,19 @@ class RealData(ImageSource, CallSource):
         chosen = Subset(train, [first + index * len(train) // count for index in range(count)])
         yield from DataLoader(chosen, batch_size=self.batch_size)
 
-    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
+    def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterator[Call]]]:
         self._check(model)
         scheduler = sampler.scheduler_for(model.pipeline)
         scheduler.set_timesteps(sampler.steps, device=model.device)
         positions = torch.linspace(0, len(scheduler.timesteps) - 1, min(self.steps, sampler.steps)).round().long()
         for start in range(0, self.count, self.batch_size):
             chosen = range(start, min(self.count, start + self.batch_size))
-            images, labels = self._images(chosen)
-            for step in positions.tolist():
-                yield self._call(model, scheduler, images, labels, chosen, step)
+            yield partial(self._batch, model, scheduler, chosen, positions.tolist())
+
+    def _batch(self, model: DiffusionModel, scheduler: Any, chosen: range, steps: list[int]) -> Iterator[Call]:
+        images, labels = self._images(chosen)
+        for step in steps:
+            yield self._call(model, scheduler, images, labels, chosen, step)
 
     def _images(self, chosen: range) -> tuple[Tensor, Tensor]:
         train = self.data().train

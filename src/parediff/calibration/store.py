@@ -32,13 +32,15 @@ class Piece:
 
 
 class CallStore:
-    """An append-only list of calls in a temporary file of its own, which goes when the store goes.
+    """An append-only list of calls in a temporary file of its own, below `folder`, which goes when the store goes.
 
     A tensor that comes again with the next call (a prompt's embedding) is written once.
     """
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="parediff-calls-")
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="parediff-calls-", dir=folder)
         self._path = Path(self._folder.name) / "calls.bin"
         self._path.touch()
         self._bytes = 0

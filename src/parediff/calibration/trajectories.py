@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,14 +43,19 @@ class Trajectories(CallSource, ABC):
     def seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.count)
 
-    def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
+    def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterator[Call]]]:
         sampler = sampler if self.sampler_steps is None else replace(sampler, steps=self.sampler_steps)
         workload = Workload(self.first_seed, self.count, self.batch_size, conditions=self.conditions)
         for seeds, given in workload.batches():
-            with recording(model) as recorded:
-                model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
-            steps = sorted({call.step for call in recorded})
-            yield from self.kept(recorded, seeds, steps, model)
+            yield partial(self._batch, model, sampler, seeds, given)
+
+    def _batch(
+        self, model: DiffusionModel, sampler: Sampler, seeds: tuple[int, ...], given: tuple[Any, ...] | None
+    ) -> Iterator[Call]:
+        with recording(model) as recorded:
+            model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
+        steps = sorted({call.step for call in recorded})
+        yield from self.kept(recorded, seeds, steps, model)
 
     @abstractmethod
     def kept(

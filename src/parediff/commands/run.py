@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from parediff.commands.overrides import add_overrides, asked, with_files
 if TYPE_CHECKING:  # heavy, and needed only once the command runs
     from rich.console import Console
 
-    from parediff.config.compose import Overrides
+    from parediff.config.compose import Composer, Overrides
     from parediff.config.request import Request
     from parediff.pipeline.run import Outcome
 
@@ -36,7 +36,6 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from parediff.config.request import build
     from parediff.errors import RequestError
     from parediff.pipeline.progress import watching
-    from parediff.pipeline.run import launched
 
     messages, results = Console(stderr=True), Console()
     composer = Composer("config")
@@ -51,12 +50,20 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     requests = [build(composer.compose(job)) for job in jobs]
     jobs, requests = _distinct(jobs, requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
-    with watching(names, messages), _growing(requests):
-        outcomes = [_outcome(result) for result in composer.launch(jobs, launched, overrides)]
+    if composer.hands_over(overrides):
+        from parediff.pipeline.run import settled
+
+        done = [outcome for request in requests if (outcome := settled(request)) is not None]
+        if len(done) < len(requests):
+            return _submit(composer, dict(zip(names, jobs, strict=True)), names, overrides, messages)
+        outcomes = done
+    else:
+        with watching(names, messages), _growing(requests):
+            outcomes = _launch(composer, jobs, requests, overrides, messages)
     for outcome in outcomes:
         if outcome.note:
             messages.print(f"{outcome.id}: {outcome.note}", soft_wrap=True, highlight=False, markup=False)
-    failed = [outcome for outcome in outcomes if outcome.status != "finished"]
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         messages.print(f"[red]failed[/red] {outcome.id}: {outcome.error}", soft_wrap=True, highlight=False)
     if len(requests) > 1 and len(failed) < len(outcomes):
@@ -65,6 +72,49 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     if written:
         results.print(str(written[-1]), soft_wrap=True, highlight=False)
     return 1 if failed else 0
+
+
+def _submit(
+    composer: Composer,
+    jobs: Mapping[Path, Overrides],
+    names: Mapping[Path, str],
+    overrides: Sequence[str],
+    messages: Console,
+) -> int:
+    """Hand what is not finished to the cluster and leave; `jobs` and `names` are by the run's folder."""
+    from parediff.config.submission import all_ids
+    from parediff.pipeline.run import awaited
+    from parediff.results.progress import write_plan
+
+    study = next(iter(jobs)).parent
+    write_plan(study, {folder.name: name for folder, name in names.items()})
+    ids = composer.submit({folder.name: job for folder, job in jobs.items()}, awaited, overrides, study)
+    told = f"{len(ids)} runs submitted as job {', '.join(all_ids(ids))}; they go on without this command"
+    messages.print(f"{told}\nlook: parediff status {study}\nfront: the same command, or parediff front {study}")
+    return 0
+
+
+def _launch(
+    composer: Composer,
+    jobs: list[Overrides],
+    requests: list[Request],
+    overrides: Sequence[str],
+    messages: Console,
+) -> list[Outcome]:
+    """What each run came to, in order; runs that another process has are waited for when the others are through."""
+    from parediff.pipeline.lost import through
+    from parediff.pipeline.run import awaited, launched
+
+    def launch(places: Sequence[int], task: Any) -> list[Outcome]:
+        return [_outcome(result) for result in composer.launch([jobs[place] for place in places], task, overrides)]
+
+    outcomes = through(requests, lambda places: launch(places, launched), messages.print)
+    held = [place for place, outcome in enumerate(outcomes) if outcome.status == "held"]
+    if held:
+        messages.print(f"{len(held)} runs are worked on by another process: waiting for them")
+        for place, outcome in zip(held, launch(held, awaited), strict=True):
+            outcomes[place] = outcome
+    return outcomes
 
 
 def _growing(requests: list[Request]) -> AbstractContextManager[None]:
@@ -119,7 +169,7 @@ def _front(requests: list[Request], results: Console, messages: Console) -> None
     from parediff.report.study import study_front
 
     config = requests[0].config
-    folder = Path(config["runs_dir"]) / config["study"]
+    folder = requests[0].settings.study_folder
     front, figure, page = study_front(folder, config["front"]["x"], config["front"]["y"], results)
     requests[0].tracker.log_front(front, figure, config["study"])
     messages.print(f"front: {page}", soft_wrap=True, highlight=False)

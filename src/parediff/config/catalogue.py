@@ -35,7 +35,7 @@ def files(group: str) -> dict[str, Path]:
 
 
 def plural(group: str) -> str:
-    return group if group in ("data", "calibration", "statistics") else f"{group}s"
+    return {"search": "searches"}.get(group, group if group in ("data", "calibration", "statistics") else f"{group}s")
 
 
 def experiment_files() -> dict[str, Path]:

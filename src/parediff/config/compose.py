@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,16 +20,14 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import parediff.config.resolvers  # noqa: F401 - for what is composed
 from parediff.config.catalogue import files, options, shipped_experiments
 from parediff.config.door import opened_hydra
 from parediff.config.loader import Loader
 from parediff.config.sources import named, searching
 from parediff.config.study import Overrides, Study, key_of, of_all_runs
+from parediff.config.submission import cluster_of, submit
 from parediff.errors import RequestError, nearest
-
-OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
-OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
-"""For seed sets: `first_seed: ${product:100000,${seed}}`."""
 
 
 class Composer:
@@ -79,14 +77,28 @@ class Composer:
 
     def launch(self, jobs: Sequence[Overrides], task: Any, overrides: Sequence[str]) -> list[Any]:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
-        config = self._of_the_launch(overrides)
+        config = self._launching(overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
         there = functools.partial(_there, task, named())
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=there, config=config)
         return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
 
-    def _of_the_launch(self, overrides: Sequence[str]) -> DictConfig:
-        """What launcher and sweeper are set to: everything that all runs have in common."""
+    def hands_over(self, overrides: Sequence[str]) -> bool:
+        """Whether the chosen launcher gives runs to a cluster and does not wait for them."""
+        return cluster_of(self._launching(overrides)) is not None
+
+    def submit(
+        self, jobs: Mapping[str, Overrides], task: Any, overrides: Sequence[str], folder: Path
+    ) -> dict[str, str]:
+        """Job ids by run, of a launcher that hands over; `folder` is the study's."""
+        config = self._launching(overrides)
+        composed = {run: self.compose(job) for run, job in jobs.items()}
+        return submit(
+            config.hydra.launcher, str(cluster_of(config)), folder, composed, functools.partial(_there, task, named())
+        )
+
+    def _launching(self, overrides: Sequence[str]) -> DictConfig:
+        """The config that says how to launch."""
         return self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
 
     def _check_sweeper(self, overrides: Sequence[str]) -> None:
@@ -96,7 +108,7 @@ class Composer:
             key, _, value = override.partition("=")
             if key_of(override).startswith("hydra.sweeper."):
                 raise RequestError(key, value, told)
-        config = self._of_the_launch(overrides)
+        config = self._launching(overrides)
         chosen = config.hydra.runtime.choices.get("hydra/sweeper")
         if chosen != "basic":
             raise RequestError("hydra/sweeper", chosen, "basic is accepted; `parediff search` looks for good settings")

@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import parediff.config.resolvers  # noqa: F401 - a config may come from another process
 from parediff.calibration.base import CalibrationSource
 from parediff.config.catalogue import files
 from parediff.config.construct import construct, within

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,7 +31,7 @@ class Settings:
 
     study: str  # a name; folders in it are separated by /
     runs_dir: str  # where studies lie
-    resume: bool  # skip what is finished
+    resume: bool | Literal["failed"]  # skip what is finished; failed: and repeat only what failed
     save: bool  # keep the compressed model
     seed: int  # of whatever is trained
     device: str  # auto, cpu, cuda or cuda:<index>

@@ -136,8 +136,13 @@ def from_file(path: Path) -> str:
         ) from error
     if not isinstance(node, dict):
         raise RequestError("study file", path, "keys and values, as in the experiments that ship")
-    name = re.sub(r"[^A-Za-z0-9_]", "_", path.stem)
+    return stored(path.stem, node)
+
+
+def stored(stem: str, node: Mapping[str, Any]) -> str:
+    """The override that chooses a study given as keys and values, called `stem` unless it says another name."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", stem)
     ConfigStore.instance().store(
-        group=f"experiment/{FOLDER}", name=name, node={"study": path.stem} | node, package="_global_"
+        group=f"experiment/{FOLDER}", name=name, node={"study": stem, **node}, package="_global_"
     )
     return f"experiment={FOLDER}/{name}"

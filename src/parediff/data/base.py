@@ -44,7 +44,9 @@ class Images(pl.LightningDataModule, ABC):
         if self.trainer is None:
             raise RuntimeError("train_dataloader belongs to a trainer; iterate over .train otherwise")
         steps = range(self.trainer.global_step, int(self.trainer.max_steps))
-        batches = StepBatches(len(self.train), self.batch_size, self.seed, steps)  # type: ignore[arg-type]
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        count = len(self.train)  # type: ignore[arg-type]
+        batches = StepBatches(count, self.batch_size, self.seed, steps, share=(rank, world))
         return DataLoader(self.train, batch_sampler=batches, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -54,16 +56,22 @@ class Images(pl.LightningDataModule, ABC):
         if not self.flip or self.trainer is None or not self.trainer.training:
             return batch
         images, labels = batch
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.trainer.global_step)
+        mine = self.trainer.global_rank * 7_919  # each process its own; one alone as ever
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.trainer.global_step + mine)
         mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
         return torch.where(mirrored[:, None, None, None], images.flip(-1), images), labels
 
 
 class StepBatches(Sampler[list[int]]):
-    """Batch k of endless reshuffled passes, for k in `steps`: a function of (seed, k), so resuming needs no state."""
+    """Batch k of endless reshuffled passes, for k in `steps`: a function of (seed, k), so resuming needs no state.
 
-    def __init__(self, count: int, batch_size: int, seed: int, steps: range) -> None:
-        self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
+    `share`: (which, of how many) processes this one is; each has an equal part of every batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, steps: range, share: tuple[int, int] = (0, 1)) -> None:
+        if batch_size % share[1]:
+            raise RequestError("trainer.devices", share[1], f"a divisor of data.batch_size={batch_size}")
+        self.count, self.batch_size, self.seed, self.steps, self.share = count, batch_size, seed, steps, share
 
     def __len__(self) -> int:
         return self.steps.stop
@@ -76,7 +84,7 @@ class StepBatches(Sampler[list[int]]):
                 if position // self.count != epoch:
                     epoch, order = position // self.count, self._order(position // self.count)
                 batch.append(int(order[position % self.count]))
-            yield batch
+            yield batch[self.share[0] :: self.share[1]]
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

@@ -22,12 +22,13 @@ class Tac(Method):
 
     def prepare(self, model: DiffusionModel) -> None:
         capacity = int(model.pipeline.scheduler.config.get("num_train_timesteps", 1000))
-        model.denoiser.add_module(NAME, LinearReconstruction(capacity, model.sample_shape[0]).to(model.device))
+        model.denoiser.add_module(NAME, LinearReconstruction(capacity, (model.sample_shape[0], 1, 1)).to(model.device))
         model.wrap(_reconstructing)
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
         table = _table(model)
-        table.fill(pairs_of(model, calls, table.channels))
+        found = pairs_of(model, calls, table.channels)
+        table.fill({t: sums.of_channels() for t, sums in found.items()})
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         table = _table(model)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock
 
-from parediff.atomic import WriteError, write_atomically
+from parediff.atomic import WriteError, tidy, write_atomically
 from parediff.cost.base import Cost
 from parediff.metrics.base import Metric
 from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.provenance import fingerprint
+from parediff.results.lease import lease
 from parediff.sampling.batch import Batch
+from parediff.sampling.blocks import Blocks
 from parediff.tasks.base import Task
+
+UNFINISHED = "unfinished"  # images of a baseline that is still being measured
 
 
 @dataclass(frozen=True)
@@ -45,27 +48,13 @@ def baseline(
     """The baseline from the cache, or measured now. `details` is all that decides it; other processes wait for it."""
     folder = cache / fingerprint(details)
     report.stage("baseline")
-    with _locked(folder):
+    with lease(folder, wait=True):
         if not (folder / "baseline.json").exists():
             _measure(task, model, metrics, costs, folder, report)
+        Blocks(folder / UNFINISHED).remove()
     content = json.loads((folder / "baseline.json").read_text())
     outputs = np.load(folder / "outputs.npy", mmap_mode="r")
     return Baseline(outputs, **content)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with its holder, also when it is killed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire()
-    except OSError as cause:
-        raise WriteError(folder, cause) from cause
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _measure(
@@ -78,22 +67,28 @@ def _measure(
 ) -> None:
     """Run, judge, write the outputs and then the numbers; the numbers' file is what makes it complete."""
     report.stage("baseline outputs", task.count)
-    outputs: np.memmap | None = None
-
-    def keep(batch: Batch) -> None:
-        nonlocal outputs
-        rows = batch.outputs.numpy()
-        if outputs is None:
-            shape = (task.count, *rows.shape[1:])
-            outputs = np.lib.format.open_memmap(folder / "outputs.npy", mode="w+", dtype=rows.dtype, shape=shape)
-        outputs[batch.rows.start : batch.rows.stop] = rows
-        report.advance(len(batch.rows))
-
+    blocks, drawn = Blocks(folder / UNFINISHED), folder / "outputs.npy"
+    tidy(folder)
     try:
-        result = evaluate(task, model, metrics, costs, None, keep)
-        if outputs is not None:
-            outputs.flush()
+        with drawn.open("wb") as file:
+            result = evaluate(task, model, metrics, costs, None, _writing(task, file, report), blocks)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as cause:
-        raise WriteError(folder / "outputs.npy", cause) from cause
+        raise WriteError(drawn, cause) from cause
     content = {key: getattr(result, key) for key in ("quality", "stderr", "left_out", "cost")}
     write_atomically(folder / "baseline.json", json.dumps(content, indent=2))
+
+
+def _writing(task: Task, file: BinaryIO, report: Reporter) -> Callable[[Batch], None]:
+    """Appends each batch's outputs to an .npy file of all of them; a full disk is an OSError, not a dead process."""
+
+    def write(batch: Batch) -> None:
+        rows = batch.outputs.numpy()
+        if batch.rows.start == 0:
+            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (task.count, *rows.shape[1:])}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(rows.tobytes())
+        report.advance(len(batch.rows))
+
+    return write

@@ -18,6 +18,7 @@ from parediff.metrics.base import Metric
 from parediff.models.finite import NotFinite
 from parediff.results.jackknife import jackknife_error
 from parediff.sampling.batch import Batch, frames
+from parediff.sampling.blocks import Blocks
 from parediff.tasks.base import Task
 
 SHOWN = 64
@@ -47,15 +48,19 @@ def evaluate(
     costs: Mapping[str, Cost],
     reference: np.ndarray | None,
     on_batch: Callable[[Batch], None],
+    blocks: Blocks | None = None,
 ) -> Evaluation:
-    """Run the workload; `reference` holds the uncompressed model's outputs row by row, None where it runs itself."""
+    """Run the workload; `reference` holds the uncompressed model's outputs row by row, None where it runs itself.
+
+    `blocks` keeps what was drawn until the caller removes it.
+    """
     used = {name: metric for name, metric in metrics.items() if reference is not None or metric.section == "quality"}
     for metric in used.values():
         metric.reset()
     cost: dict[str, Any] = {}
     pictures: list[Tensor] = []
     block = 0
-    for batch in _watched(task, model, costs, cost, as_reference=reference is None):
+    for batch in _watched(task, model, costs, cost, blocks, as_reference=reference is None):
         if batch.block != block:
             block = batch.block
             for metric in used.values():
@@ -105,11 +110,17 @@ def _rows(reference: np.ndarray, batch: Batch) -> Tensor:
 
 
 def _watched(
-    task: Task, model: Any, costs: Mapping[str, Cost], found: dict[str, Any], *, as_reference: bool
+    task: Task,
+    model: Any,
+    costs: Mapping[str, Cost],
+    found: dict[str, Any],
+    blocks: Blocks | None,
+    *,
+    as_reference: bool,
 ) -> Iterator[Batch]:
     """The workload's batches; what the first one cost, and one image by itself, goes into `found`, per image."""
     watched = {name: cost for name, cost in costs.items() if isinstance(cost, WatchedCost)}
-    batches = task.batches(model, as_reference=as_reference)
+    batches = task.batches(model, as_reference=as_reference, blocks=blocks)
     with ExitStack() as stack:
         along = {name: stack.enter_context(cost.watch(model)) for name, cost in watched.items() if not cost.alone}
         first = next(batches)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from parediff.atomic import WriteError, write_atomically
+from parediff.atomic import WriteError, tidy, write_atomically
 from parediff.config.request import Request, build
 from parediff.cost.base import PairedCost, SpentCost
 from parediff.digest import source_digest
@@ -24,8 +23,12 @@ from parediff.pipeline.baseline import Baseline, baseline
 from parediff.pipeline.compress import compress, save
 from parediff.pipeline.evaluate import Evaluation, evaluate
 from parediff.pipeline.progress import Reporter
+from parediff.pipeline.unfinished import NAME as UNFINISHED
+from parediff.pipeline.unfinished import Unfinished, discard
 from parediff.provenance import fingerprint, versions
 from parediff.results import record as records
+from parediff.results.lease import lease
+from parediff.results.progress import NAME as PROGRESS
 from parediff.results.record import Record
 from parediff.sampling.image_grid import sheet
 from parediff.tasks.base import Calibrated
@@ -38,7 +41,8 @@ VERSIONS_THAT_MATTER = ("torch", "diffusers", "torchmetrics", "clean-fid")
 class Outcome:
     """What a run came to: the path of its record, or the one line that says why there is none.
 
-    `note` says what a reader of the terminal should know, such as why a finished run was measured anew.
+    `status` is finished or failed, `held` where another process has the run, `left` where `resume=failed` leaves it
+    alone. `note` says what a reader of the terminal should know, such as why a finished run was measured anew.
     """
 
     id: str
@@ -62,13 +66,57 @@ class Stages:
 
 
 def launched(config: DictConfig) -> Outcome:
-    """What a launcher runs, in this process or another: never raises, so that the other runs go on."""
-    request = build(config)
-    note = None
-    if request.config["resume"]:
-        stands, note = _standing(request)
-        if stands:
-            return Outcome(request.id, request.folder / records.NAME, "finished")
+    """What a launcher runs, in this process or another: never raises, so that the other runs go on.
+
+    A run that another process has is not waited for: there may be others to do.
+    """
+    return _attempt(build(config), wait=False)
+
+
+def awaited(config: DictConfig) -> Outcome:
+    """The same for what is left over: waits for whoever has the run, and goes on with it where that one was lost."""
+    return _attempt(build(config), wait=True)
+
+
+def _attempt(request: Request, *, wait: bool) -> Outcome:
+    try:
+        if (outcome := settled(request)) is not None:
+            _clear(request, outcome)
+            return outcome
+        with lease(request.folder, wait=wait) as own:
+            if not own:
+                return Outcome(request.id, None, "held")
+            return settled(request) or _held(request)  # whoever had it may have finished it
+    except WriteError as error:
+        return Outcome(request.id, None, "failed", str(error))
+
+
+def settled(request: Request) -> Outcome | None:
+    """The outcome of a run that is not to be run: it is finished, or `resume=failed` asks for failed ones only."""
+    if not request.config["resume"]:
+        return None
+    status = _status(request)
+    if status == "finished" and not _changed(request):
+        return Outcome(request.id, request.folder / records.NAME, "finished")
+    if request.config["resume"] == "failed" and status != "failed":
+        return Outcome(request.id, None, "left", note="left alone: resume=failed repeats failed runs only")
+    return None
+
+
+def _clear(request: Request, outcome: Outcome) -> None:
+    """Remove what a process left that was lost between its record and its end."""
+    if outcome.status == "finished" and any((request.folder / name).exists() for name in (UNFINISHED, PROGRESS)):
+        with lease(request.folder, wait=False) as own:
+            if own:
+                discard(request.folder, trainings=not request.config["save"])
+                tidy(request.folder)
+                Reporter(request.folder).close()
+
+
+def _held(request: Request) -> Outcome:
+    """Run what this process has the lease of."""
+    note = _changed(request) if request.config["resume"] else None
+    tidy(request.folder)
     report = Reporter(request.folder)
     try:
         request.tracker.start(request.config, request.config["study"], "run", request.id)
@@ -93,12 +141,13 @@ def run(request: Request, report: Reporter) -> Record:
             request.task.check(teacher)
         student = teacher.copy()
         protocol = protocol_of(request)
+        unfinished = Unfinished(request.folder, fingerprint(protocol | {"methods": method_code(request)}))
     with stages.time("baseline"):
         reference = baseline_of(request, teacher, protocol, report)
     with stages.time("compress"):
-        calibrated = compress_model(request, student, teacher, report)
-    record, pictures = measured(request, student, teacher, protocol, reference, calibrated, stages, report)
-    return _finish(request, record, pictures, report)
+        calibrated = compress_model(request, student, teacher, report, unfinished)
+    record, pictures = measured(request, student, teacher, protocol, reference, calibrated, stages, report, unfinished)
+    return _finish(request, record, pictures, report, unfinished)
 
 
 def measured(
@@ -110,6 +159,7 @@ def measured(
     calibrated: dict[str, Any],
     stages: Stages,
     report: Reporter,
+    unfinished: Unfinished,
 ) -> tuple[Record, Tensor]:
     """What the compressed model is worth and what it costs, as a record that is not written yet; its first pictures."""
     with stages.time("evaluate"):
@@ -121,6 +171,7 @@ def measured(
             request.costs,
             reference.outputs,
             lambda batch: report.advance(len(batch.rows)),
+            unfinished.blocks,
         )
     fired = proof_of(request, student)  # now it has run
     with stages.time("cost"):
@@ -132,21 +183,20 @@ def measured(
 
 
 def prepared(request: Request) -> Stages:
-    """What comes before: threads, and no remains of a training that is not to be resumed."""
+    """What comes before: threads, and no remains of a run that is not to be resumed."""
     if not request.config["resume"]:
-        shutil.rmtree(request.folder / "training", ignore_errors=True)
+        discard(request.folder)
     if request.config["threads"]:
         torch.set_num_threads(request.config["threads"])
     return Stages()
 
 
-def _finish(request: Request, record: Record, pictures: Tensor, report: Reporter) -> Record:
+def _finish(request: Request, record: Record, pictures: Tensor, report: Reporter, unfinished: Unfinished) -> Record:
     """What comes after: the record on disk, then the tracker; checkpoints go unless the model is kept."""
     write(request, record, pictures)
     report.stage("track")
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
-    if not request.config["save"]:
-        shutil.rmtree(request.folder / "training", ignore_errors=True)
+    unfinished.remove(trainings=not request.config["save"])
     return record
 
 
@@ -179,16 +229,20 @@ def baseline_of(request: Request, teacher: Any, protocol: dict[str, Any], report
     return baseline(request.task, teacher, request.metrics, request.costs, details, cache, report)
 
 
-def compress_model(request: Request, student: Any, teacher: Any, report: Reporter) -> dict[str, Any]:
+def compress_model(
+    request: Request, student: Any, teacher: Any, report: Reporter, unfinished: Unfinished
+) -> dict[str, Any]:
     """Apply the methods, in order; keep the state where that is asked for. What the calibration was, for the record."""
     if not request.methods and not request.config["save"]:
         return {}
     report.stage("compress")
+    before = unfinished.settled(len(request.methods))
+    told: dict[str, Any] = before[2] if before else {}
     trained: list[str] = []
 
     def fitted(trainer: Any, name: str, module: Any, data: Any) -> None:
         report.stage(f"train {name}")
-        folder = request.folder / "training" / name
+        folder = unfinished.training(name)
         last = "last" if (folder / "checkpoints" / "last.ckpt").exists() else None
         trainer.fit(module, folder, data=data, logger=logger_of(request.tracker), ckpt_path=last)
 
@@ -200,24 +254,32 @@ def compress_model(request: Request, student: Any, teacher: Any, report: Reporte
         trained.append(name)
         student.denoiser.to(request.device)
 
-    calibrated = request.task.calibrated(teacher, make)
-    state = compress(student, teacher, request.methods, calibrated.calls, fit)
+    def settle(place: int, state: Mapping[str, Tensor]) -> None:
+        unfinished.settle(place, state, _told(request, calibrated, trained, told))
+
+    calibrated = request.task.calibrated(teacher, make, unfinished.calls)
+    settled = before and (before[0], before[1])
+    state = compress(student, teacher, request.methods, calibrated.calls, fit, settle, settled)
     if request.config["save"]:
         save(state, request.folder)
-    return _told(request, calibrated, trained)
+    return _told(request, calibrated, trained, told)
 
 
-def _told(request: Request, calibrated: Calibrated, trained: list[str]) -> dict[str, Any]:
-    """Source, protocol, images and seconds of a calibration; its images, where there are any, as a grid beside."""
+def _told(request: Request, calibrated: Calibrated, trained: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Source, protocol, images and seconds of a calibration; its images, where there are any, as a grid beside.
+
+    `before` is what was told of the part that an earlier process did.
+    """
     pictures = calibrated.pictures()
     if pictures is not None:
         write_atomically(request.folder / records.CALIBRATION_SHEET, sheet(pictures))
+    sheet_name = before.get("pictures") if pictures is None else records.CALIBRATION_SHEET
     return {
         "source": type(request.calibration).__module__.rpartition(".")[2],
-        "protocol": "finetune" if trained else "calibrate",
-        "samples": calibrated.samples,
-        "seconds": round(calibrated.seconds, 3),
-        "pictures": None if pictures is None else records.CALIBRATION_SHEET,
+        "protocol": "finetune" if trained else before.get("protocol", "calibrate"),
+        "samples": before.get("samples", 0) + calibrated.samples,
+        "seconds": round(before.get("seconds", 0.0) + calibrated.seconds, 3),
+        "pictures": sheet_name,
     }
 
 
@@ -335,30 +397,41 @@ def write(request: Request, record: Record, pictures: Tensor) -> None:
     records.write(record, folder)
 
 
-def _standing(request: Request) -> tuple[bool, str | None]:
-    """Whether a finished record stands for this request, and why a finished one does not."""
+def _status(request: Request) -> str | None:
+    """finished or failed, as the record says; None where there is none."""
+    try:
+        return records.read(request.folder).status
+    except records.RecordError:
+        return None
+
+
+def _changed(request: Request) -> str | None:
+    """Why a finished run is to be measured anew; None where its record stands, or there is none."""
     try:
         found = records.read(request.folder)
     except records.RecordError:
-        return False, None
+        return None
     if found.status != "finished":
-        return False, None
+        return None
     measured, present = found.protocol_details.get("code", {}), measuring_code(request)
     changed = [name for name in present if measured.get(name) != present[name]]
     before = found.code.get("methods", {})
     changed += [name for name, digest in method_code(request).items() if before.get(name) != digest]
-    if changed:
-        return False, f"measured anew: the code of {', '.join(changed)} has changed since"
-    return True, None
+    return f"measured anew: the code of {', '.join(changed)} has changed since" if changed else None
 
 
 def failed(request: Request, error: Exception) -> Outcome:
-    """The failure on record, its traceback beside it."""
+    """The failure on record, its traceback beside it; a finished record is never replaced by a failure."""
     line = " ".join(str(error).split()) or type(error).__name__
     told = line if isinstance(error, RequestError) else f"{type(error).__name__}: {line}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line:
+        told += "; smaller batches take less: workload.batch_size, calibration.batch_size, data.batch_size"
     failure = Record(**stated_by(request), status="failed", error=told, protocol="")
     try:
         write_atomically(request.folder / "error.txt", "".join(traceback.format_exception(error)))
+        if _status(request) == "finished":
+            kept = "the finished record of before is kept"
+            return Outcome(request.id, request.folder / records.NAME, "failed", f"{told} ({kept})")
         path: Path | None = records.write(failure, request.folder)
     except WriteError as unwritten:
         path, told = None, f"{told} ({unwritten})"

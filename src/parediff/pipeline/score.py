@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+from parediff.atomic import tidy
 from parediff.config.request import Request, build
 from parediff.data.folder import existing_folder, image_files
 from parediff.pipeline.compress import STATE
@@ -16,6 +17,7 @@ from parediff.pipeline.progress import Reporter
 from parediff.pipeline.run import failed, prepared, protocol_of, stated_by, units_of, write
 from parediff.provenance import fingerprint
 from parediff.results import record as records
+from parediff.results.lease import lease
 from parediff.results.record import Record
 
 
@@ -34,6 +36,12 @@ def score(config: DictConfig) -> tuple[Record, Path]:
     with open_dict(config):
         config.reference = config.sampler  # on its own it is its own reference
     request = build(config)
+    with lease(request.folder, wait=True):
+        tidy(request.folder)
+        return _scored(request)
+
+
+def _scored(request: Request) -> tuple[Record, Path]:
     report = Reporter(request.folder)
     request.tracker.start(request.config, request.config["study"], "evaluate", request.id)
     try:

@@ -23,8 +23,9 @@ from parediff.methods.base import Method, check_together
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.progress import Reporter
-from parediff.pipeline.run import baseline_of, compress_model, measured, prepared, protocol_of, write
-from parediff.provenance import plain, run_id, without
+from parediff.pipeline.run import baseline_of, compress_model, measured, method_code, prepared, protocol_of, write
+from parediff.pipeline.unfinished import Unfinished
+from parediff.provenance import fingerprint, plain, run_id, without
 from parediff.results.front import Front, build_fronts
 from parediff.results.record import Record
 from parediff.sampling.batch import to_uint8
@@ -105,8 +106,10 @@ def compress(model: LoadedModel, methods: Chosen, *, steps: int | None = None, *
     request = _with_objects(request, {name: own.get(name) or request.methods[name] for name in methods})
     request.task.check(model.uncompressed)
     student, report = model.uncompressed.copy(), Reporter(request.folder)
+    unfinished = Unfinished(request.folder, fingerprint(protocol_of(request) | {"methods": method_code(request)}))
     try:
-        calibration = compress_model(request, student, model.uncompressed, report)
+        calibration = compress_model(request, student, model.uncompressed, report, unfinished)
+        unfinished.remove(trainings=True)
     finally:
         report.close()
     return LoadedModel(student, model.uncompressed, asked, request.methods, calibration)
@@ -150,7 +153,10 @@ def evaluate(
         protocol = protocol_of(request)
         reference = baseline_of(request, model.uncompressed, protocol, report)
         both = model.network, model.uncompressed
-        record, pictures = measured(request, *both, protocol, reference, dict(model.calibration), stages, report)
+        unfinished = Unfinished(request.folder, fingerprint(protocol | {"methods": method_code(request)}))
+        told = dict(model.calibration)
+        record, pictures = measured(request, *both, protocol, reference, told, stages, report, unfinished)
+        unfinished.remove(trainings=True)
     finally:
         report.close()
     return Scores(record, pictures, request)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from parediff.atomic import write_atomically
 from parediff.config.construct import construct
 from parediff.config.request import Parts, data_of
 from parediff.errors import RequestError
 from parediff.provenance import run_id, without
+from parediff.results.lease import lease
 
 
 def train(config: DictConfig) -> Path:
@@ -30,13 +32,16 @@ def train(config: DictConfig) -> Path:
     learner = construct(config.learner, "learner", **architecture.parts())
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
-    tracker.start(values, values["study"], "train", training_id(values))
-    try:
-        trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
-    finally:
-        tracker.finish()
-    architecture.save(output / "model", data.name)
-    OmegaConf.save(OmegaConf.create(values), output / "model" / "config.yaml")
+    with lease(output, wait=False) as own:
+        if not own:
+            raise RequestError("output", output, "a folder in which no other training is going on")
+        tracker.start(values, values["study"], "train", training_id(values))
+        try:
+            trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
+        finally:
+            tracker.finish()
+        architecture.save(output / "model", data.name)
+        write_atomically(output / "model" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
     return output / "model"
 
 

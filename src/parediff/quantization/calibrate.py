@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from parediff.quantization.generated import Generated
 from parediff.quantization.intervals import IntervalKind, naming, over_time
 from parediff.quantization.layers import FoldableLayer, folded, layers_of
 from parediff.quantization.own_steps import walk
+from parediff.quantization.quantizer import bypassed
 from parediff.quantization.samples import Reservoir, Samples, TimedReservoir, joined, observing
 from parediff.quantization.search import Search
 from parediff.quantization.time_context import TimeContext, time_context_of
@@ -86,15 +87,21 @@ def calibrate_along(model: DiffusionModel, calls: Iterable[Call], sampler: Sampl
             one.axis, capacity, place[name] * 100_003 + step, groups=one.channels, cells=plan.cells and one.axis is None
         )
 
-    def fit(entry: int, samples: Mapping[str, Samples]) -> None:
-        seen[entry] = samples
+    def visit(entry: int, batches: Sequence[Call]) -> list[Tensor]:
+        """Activations are observed unrounded, but of the x that the rounded steps have led to."""
+        found = {name: reservoir(name, entry) for name in timed}
+        with bypassed(*timed.values()), observing(timed, found):
+            for call in batches:
+                model.predict(call.x, call.t, call.cond)
+        seen[entry] = {name: one.samples() for name, one in found.items()}
         for name, one in timed.items():
-            interval = over_time(*plan.activations.fit(samples[name], one.grid), one)
+            interval = over_time(*plan.activations.fit(seen[entry][name], one.grid), one)
             one.source.fill_entries(slice(entry, entry + 1), *interval)
+        return [model.predict(call.x, call.t, call.cond) for call in batches]
 
     assert plan.context is not None
     plan.context.remember(model.times(sampler))
-    walk(model, calls, sampler, timed, reservoir, fit)
+    walk(model, calls, sampler, visit)
     found = {name: joined([seen[entry][name] for entry in sorted(seen)]) for name in timed}
     plan.kind.fit(timed, found, plan.activations)
 

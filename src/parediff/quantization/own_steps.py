@@ -1,8 +1,9 @@
-"""Intervals fitted along the quantised model's own trajectory, step by step: each sees what the steps before it did."""
+"""Fitting along the compressed model's own trajectory, step by step: each step sees what the steps before it did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,37 +13,24 @@ from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
-from parediff.quantization.quantizer import Quantizer, bypassed
-from parediff.quantization.samples import Reservoir, Samples, observing
 
-Fit = Callable[[int, Mapping[str, Samples]], None]
-"""Takes the number of a time step among the sampler's, ascending, and what each quantiser met there."""
+PLAIN = ("DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+"""Of diffusers' schedulers: those whose network sees x itself, once a step, and that add no noise of their own."""
+Visit = Callable[[int, Sequence[Call]], Sequence[Tensor]]
+"""Takes the number of a time step among the sampler's, ascending, and calls of it; the predictions to go on with."""
 
 
 @torch.no_grad()
-def walk(
-    model: DiffusionModel, calls: Iterable[Call], sampler: Sampler, quantizers: Mapping[str, Quantizer],
-    reservoir: Callable[[str, int], Reservoir], fit: Fit,
-) -> None:  # fmt: skip
-    """Sample from the calls' first x; at every step observe, fit, and only then go on, with all that was fitted.
-
-    Activations are observed unrounded, as of a recorded trajectory, but of the x that the rounded steps have led to.
-    """
+def walk(model: DiffusionModel, calls: Iterable[Call], sampler: Sampler, visit: Visit) -> None:
+    """Sample from the calls' first x; at every step `visit` fits what it fits, and only then it goes on."""
     _check(model, sampler)
     batches, schedulers = _starts(calls, sampler, model)
     times = schedulers[0].timesteps
     for step, t in enumerate(times):
-        seen = {name: reservoir(name, step) for name in quantizers}
-        with bypassed(*quantizers.values()), observing(quantizers, seen):
-            for call in batches:
-                model.predict(call.x, t.expand(len(call.x)), call.cond)
-        fit(len(times) - 1 - step, {name: one.samples() for name, one in seen.items()})
-        batches = [_next(model, call, scheduler, t) for call, scheduler in zip(batches, schedulers, strict=True)]
-
-
-def _next(model: DiffusionModel, call: Call, scheduler: Any, t: Tensor) -> Call:
-    predicted = model.predict(call.x, t.expand(len(call.x)), call.cond)
-    return Call(scheduler.step(predicted, t, call.x).prev_sample, call.t, call.cond, call.step + 1)
+        batches = [replace(call, t=t.expand(len(call.x)), step=step) for call in batches]
+        predicted = visit(len(times) - 1 - step, batches)
+        steps = zip(batches, schedulers, predicted, strict=True)
+        batches = [replace(call, x=scheduler.step(one, t, call.x).prev_sample) for call, scheduler, one in steps]
 
 
 def _starts(calls: Iterable[Call], sampler: Sampler, model: DiffusionModel) -> tuple[Sequence[Call], Sequence[Any]]:
@@ -59,5 +47,7 @@ def _starts(calls: Iterable[Call], sampler: Sampler, model: DiffusionModel) -> t
 def _check(model: DiffusionModel, sampler: Sampler) -> None:
     if model.guidance_scale != 1 or sampler.eta != 0:
         raise RequestError("trajectory", "own", "a sampler without noise and a model without guidance are accepted")
-    if sampler.name != "ddim":
-        raise RequestError("trajectory", "own", "sampler=ddim is accepted: one call of the network for each step")
+    scheduler = sampler.scheduler_for(model.pipeline)
+    if type(scheduler).__name__ not in PLAIN or "sde" in str(scheduler.config.get("algorithm_type")):
+        accepted = "sampler=ddim, dpmpp_2m or unipc is accepted: one call of the network and no noise at each step"
+        raise RequestError("sampler", sampler.name, accepted)

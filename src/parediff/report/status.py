@@ -39,6 +39,6 @@ def running_table(studies: Sequence[Study]) -> Any:
     for study in studies:
         for run in study.running:
             count = f"{run.done}/{run.total}" if run.total else ""
-            stage = plain(run.stage) + " [yellow](silent for ten minutes or more)[/yellow]" * run.is_stale
+            stage = plain(run.stage) + " [yellow](cut off; the same command goes on with it)[/yellow]" * run.is_stale
             table.add_row(plain(run.label), plain(study.folder.name), stage, count, plain(run.id))
     return table

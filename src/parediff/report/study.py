@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parediff.atomic import write_atomically
+from parediff.atomic import tidy, write_atomically
 from parediff.errors import RequestError
 from parediff.report.dashboard.write import write_either
 from parediff.report.figure import figure
 from parediff.report.table import printable, remarks, table
 from parediff.results.front import Front, build_fronts, left_out
+from parediff.results.lease import lease
 from parediff.results.record import Record, find
 
 
@@ -37,16 +38,22 @@ def front_command(
     return 0
 
 
-def study_front(folder: Path, x: str | None, y: str | None, console: Any) -> tuple[dict[str, Any], Any, Path]:
+def study_front(
+    folder: Path, x: str | None, y: str | None, console: Any, others: Sequence[str | Path] = ()
+) -> tuple[dict[str, Any], Any, Path]:
     """A study's front on screen, as front.json and front.html in its folder; (the first, plotly figure, page).
 
+    Records below `others` are on it too.
     Axes that no record has give way to the default ones, and say so: the study's work is not to be lost on them.
     """
-    records, warnings = find([folder])
+    paths = [folder, *others]
+    records, warnings = find(paths)
     fronts = _fronts_or_default(records, x, y, warnings)
     show(fronts, records, warnings, console)
-    write_atomically(folder / "front.json", as_json(fronts))
-    page = write_either([folder], folder / "front.html", (fronts[0].x.key, fronts[0].y.key))
+    with lease(folder, wait=True):
+        tidy(folder)
+        write_atomically(folder / "front.json", as_json(fronts))
+        page = write_either(paths, folder / "front.html", (fronts[0].x.key, fronts[0].y.key))
     return fronts[0].to_json(), figure(fronts[0]), page
 
 

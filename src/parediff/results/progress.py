@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parediff.atomic import write_atomically
+from parediff.atomic import tidy, write_atomically
 from parediff.results import record as records
+from parediff.results.lease import is_held, lease
 
 NAME = "progress.json"
 PLAN = "plan.json"
@@ -30,6 +31,7 @@ class Running:
     done: int
     total: int
     reported: float  # seconds since the epoch
+    held: bool | None = None  # whether its lease is held; None where nobody ever took it
 
     @property
     def share(self) -> float:
@@ -37,6 +39,9 @@ class Running:
 
     @property
     def is_stale(self) -> bool:
+        """Cut off: its lease is free; where it never had one, silent for long."""
+        if self.held is not None:
+            return not self.held
         return self.stage != "waiting" and time.time() - self.reported > STALE_S
 
 
@@ -61,7 +66,8 @@ class Study:
     def rate_s(self) -> float | None:
         """Seconds a run, over those that finished since the last start; None before the first."""
         own = self.finished - self.before
-        return (time.time() - self.started) / own if own > 0 else None
+        passed = max(0.0, time.time() - self.started)  # a clock may be set back
+        return passed / own if own > 0 else None
 
     @property
     def left_s(self) -> float | None:
@@ -94,11 +100,13 @@ def write_plan(folder: Path, labels: Mapping[str, str]) -> None:
 
     Runs that an earlier start of the study planned stay in the plan.
     """
-    known = _json(folder / PLAN).get("runs", {})
-    runs = {**(known if _is_labels(known) else {}), **labels}
-    finished = sum(_state(folder / run) == "finished" for run in runs)
-    plan = {"runs": runs, "started": time.time(), "finished_before": finished}
-    write_atomically(folder / PLAN, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+    with lease(folder, wait=True):  # two starts at once: neither forgets the other's runs
+        tidy(folder)
+        known = _json(folder / PLAN).get("runs", {})
+        runs = {**(known if _is_labels(known) else {}), **labels}
+        finished = sum(_state(folder / run) == "finished" for run in runs)
+        plan = {"runs": runs, "started": time.time(), "finished_before": finished}
+        write_atomically(folder / PLAN, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
 
 
 def report(folder: Path, stage: str, done: int, total: int) -> None:
@@ -117,7 +125,7 @@ def running(folder: Path, label: str) -> Running | None:
     with contextlib.suppress(OSError):
         if isinstance(told.get("stage"), str):
             done, total = (value if isinstance(value := told.get(key), int) else 0 for key in ("done", "total"))
-            return Running(folder.name, label, told["stage"], done, total, path.stat().st_mtime)
+            return Running(folder.name, label, told["stage"], done, total, path.stat().st_mtime, is_held(folder))
     return None
 
 

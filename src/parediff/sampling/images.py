@@ -13,16 +13,26 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.models.finite import NotFinite, first_layer, is_finite
 from parediff.sampling.batch import Batch, frames, to_uint8
+from parediff.sampling.blocks import Blocks
 from parediff.sampling.workload import Workload
 
 
-def images(model: DiffusionModel, workload: Workload, sampler: Sampler) -> Iterator[Batch]:
-    """The workload's images, batch by batch; row i is seed `first_seed + i`. NotFinite where one has no numbers."""
+def images(
+    model: DiffusionModel, workload: Workload, sampler: Sampler, blocks: Blocks | None = None
+) -> Iterator[Batch]:
+    """The workload's images, batch by batch; row i is seed `first_seed + i`. NotFinite where one has no numbers.
+
+    `blocks` keeps drawn batches, and gives those that an earlier process has drawn.
+    """
     for seeds, given in workload.batches():
         conditions = given if given is not None else model.conditions_for(seeds)
-        drawn = to_uint8(finite_images(model, seeds, conditions, sampler))
         first = seeds[0] - workload.first_seed
         rows, block = range(first, first + len(seeds)), workload.block_of(seeds[0])
+        drawn = None if blocks is None else blocks.kept(rows)
+        if drawn is None:
+            drawn = to_uint8(finite_images(model, seeds, conditions, sampler))
+            if blocks is not None:
+                blocks.keep(rows, drawn)
         yield Batch(rows, drawn, conditions, block, pictures=frames(drawn))
 
 

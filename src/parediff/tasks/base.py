@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from parediff.calibration.images import Fit
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.batch import Batch
+from parediff.sampling.blocks import Blocks
 from parediff.sampling.workload import Workload
 
 
@@ -83,12 +85,18 @@ class Task(ABC):
         """Raise RequestError for a model whose calibration data cannot be made."""
 
     @abstractmethod
-    def calibrated(self, teacher: Any, fit: Fit) -> Calibrated:
-        """The calibration data of one run, for which nothing has been done yet; `fit` is how a source may train."""
+    def calibrated(self, teacher: Any, fit: Fit, folder: Path | None = None) -> Calibrated:
+        """The calibration data of one run, for which nothing has been done yet; `fit` is how a source may train.
+
+        What is too large for memory lies below `folder` while it is used; without one, where temporary files lie.
+        """
 
     @abstractmethod
-    def batches(self, model: Any, *, as_reference: bool) -> Iterator[Batch]:
-        """Outputs for the whole workload, in order; `as_reference` with the settings of the uncompressed model."""
+    def batches(self, model: Any, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
+        """Outputs for the whole workload, in order; `as_reference` with the settings of the uncompressed model.
+
+        `blocks` is where outputs that are expensive to make are kept until the run is finished.
+        """
 
     @abstractmethod
     def few(self, model: Any, count: int, *, as_reference: bool) -> Callable[[], Any]:

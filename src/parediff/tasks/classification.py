@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.diffusion.door import Call
 from parediff.provenance import fingerprint
 from parediff.sampling.batch import Batch, to_uint8
+from parediff.sampling.blocks import Blocks
 from parediff.tasks.base import Calibrated, Task
 
 SHOWN = 64
@@ -88,12 +90,12 @@ class Classification(Task):
         assert isinstance(self.calibration, ImageSource)
         self.calibration.check(model)
 
-    def calibrated(self, teacher: ClassifierModel, fit: Fit) -> Calibrated:
+    def calibrated(self, teacher: ClassifierModel, fit: Fit, folder: Path | None = None) -> Calibrated:
         assert isinstance(self.calibration, ImageSource)
         made = MadeImages(self.calibration, lambda fit: Studio.of(teacher, self.data, fit), fit)
         return CalibrationImages(made, self.data)
 
-    def batches(self, model: ClassifierModel, *, as_reference: bool) -> Iterator[Batch]:
+    def batches(self, model: ClassifierModel, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
         held_out = self.data().held_out
         chosen, start = evenly_spaced(len(held_out), self.workload.count), 0
         for block, part in enumerate(blocks_of(len(chosen), self.workload.blocks)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.batch import Batch
+from parediff.sampling.blocks import Blocks
 from parediff.sampling.images import images
 from parediff.tasks.base import Calibrated, Task
 
@@ -21,8 +23,8 @@ from parediff.tasks.base import Calibrated, Task
 class RecordedCalls(Calibrated):
     """Calls of the model that asks for them; methods that train learn from the run's own data."""
 
-    def __init__(self, source: CallSource, sampler: Sampler, data: Callable[[], Any]) -> None:
-        self._source, self._sampler, self._data = source, sampler, data
+    def __init__(self, source: CallSource, sampler: Sampler, data: Callable[[], Any], folder: Path | None) -> None:
+        self._source, self._sampler, self._data, self._folder = source, sampler, data, folder
         self._recorded: list[LazyCalls] = []
 
     @property
@@ -34,7 +36,7 @@ class RecordedCalls(Calibrated):
         return sum(calls.rows for calls in self._recorded)
 
     def calls(self, model: DiffusionModel) -> Iterable[Call]:
-        self._recorded.append(LazyCalls(self._source, model, self._sampler))
+        self._recorded.append(LazyCalls(self._source, model, self._sampler, self._folder))
         return self._recorded[-1]
 
     def learned_from(self) -> Any:
@@ -77,12 +79,12 @@ class ImageGeneration(Task):
             },
         }
 
-    def calibrated(self, teacher: DiffusionModel, fit: Fit) -> Calibrated:
+    def calibrated(self, teacher: DiffusionModel, fit: Fit, folder: Path | None = None) -> Calibrated:
         assert isinstance(self.calibration, CallSource)
-        return RecordedCalls(self.calibration, self.sampler, self.data)
+        return RecordedCalls(self.calibration, self.sampler, self.data, folder)
 
-    def batches(self, model: DiffusionModel, *, as_reference: bool) -> Iterator[Batch]:
-        return images(model, self.workload, self.reference if as_reference else self.sampler)
+    def batches(self, model: DiffusionModel, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
+        return images(model, self.workload, self.reference if as_reference else self.sampler, blocks)
 
     def few(self, model: DiffusionModel, count: int, *, as_reference: bool) -> Callable[[], Any]:
         sampler = self.reference if as_reference else self.sampler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from parediff.calibration.base import CalibrationSource
@@ -11,6 +12,7 @@ from parediff.calibration.images import Fit
 from parediff.errors import RequestError
 from parediff.models.images import StoredImages
 from parediff.sampling.batch import Batch
+from parediff.sampling.blocks import Blocks
 from parediff.tasks.base import Calibrated, Task
 
 
@@ -41,10 +43,10 @@ class ImageScoring(Task):
         if self.count > len(model):
             raise RequestError("workload.count", self.count, f"at most the {len(model)} images of the folder")
 
-    def calibrated(self, teacher: Any, fit: Fit) -> Calibrated:
+    def calibrated(self, teacher: Any, fit: Fit, folder: Path | None = None) -> Calibrated:
         raise RequestError("method", teacher.name, "no method is accepted: finished images have no network")
 
-    def batches(self, model: StoredImages, *, as_reference: bool) -> Iterator[Batch]:
+    def batches(self, model: StoredImages, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
         self.check(model)
         for seeds, given in self.workload.batches():
             rows = range(seeds[0] - self.workload.first_seed, seeds[-1] + 1 - self.workload.first_seed)

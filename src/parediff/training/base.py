@@ -16,6 +16,9 @@ from parediff.models.finite import NotFinite, first_layer, is_finite
 from parediff.training.ema import EMA
 from parediff.validation import require
 
+PLAN = "plan"
+"""Under which a checkpoint says how long its training was to be, and how its rate was to fall."""
+
 
 class Learner(pl.LightningModule, ABC):
     """Trains `network`; what counts afterwards is `ema.copy_to(network)`, which `fit` does at the end.
@@ -68,26 +71,33 @@ class Learner(pl.LightningModule, ABC):
         schedule = LambdaLR(optimizer, self.rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[PLAN] = {"schedule": self.schedule, "max_steps": int(self.trainer.max_steps)}
+
     def rate_factor(self, step: int) -> float:
         """The schedule's share of the learning rate at `step`."""
         return SCHEDULES[self.schedule](step, self.warmup_steps, int(self.trainer.max_steps))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(seed_of(self.seed, self.global_step))  # dropout has no generator of its own
+        torch.manual_seed(self._step_seed())  # dropout has no generator of its own
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.loss(batch, generator_of(self.seed, self.global_step))
+        loss = self.loss(batch, torch.Generator().manual_seed(self._step_seed()))
         if not is_finite(loss.detach()):
             raise NotFinite(self._where(batch))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def _step_seed(self) -> int:
+        """Of this step and, where several train together, of this process."""
+        return seed_of(self.seed + 104_729 * self.global_rank, self.global_step)
+
     def _where(self, batch: Any) -> str:
         """The same loss once more, layer by layer: the first that is not finite."""
         layers: list[str] = []
-        torch.manual_seed(seed_of(self.seed, self.global_step))
+        torch.manual_seed(self._step_seed())
         with torch.no_grad(), first_layer(self, layers.append):
-            self.loss(batch, generator_of(self.seed, self.global_step))
+            self.loss(batch, torch.Generator().manual_seed(self._step_seed()))
         layer = f"first in layer {layers[0]}" if layers else "in the loss itself: every layer's output is finite"
         return f"the loss of training step {self.global_step} is NaN or infinite: {layer}"
 
@@ -122,13 +132,42 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def warmed_linear(step: int, warmup: int, total: int) -> float:
+    """Linear from 1/warmup to 1, then a straight line to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, 1 - (step - warmup) / max(1, total - warmup))
+
+
 def warmed_constant(step: int, warmup: int, total: int) -> float:
     """Linear from 1/warmup to 1, where it stays: a longer training begins as a shorter one did."""
     return min(1.0, (step + 1) / max(1, warmup))
 
 
-SCHEDULES: dict[str, Callable[[int, int, int], float]] = {"constant": warmed_constant, "cosine": warmed_cosine}
+def warmed_inverse_sqrt(step: int, warmup: int, total: int) -> float:
+    """Linear from 1/warmup to 1, then sqrt(warmup / (step + 1)), whatever `total` is (Vaswani et al., 2017, 5.3)."""
+    return min((step + 1) / max(1, warmup), math.sqrt(max(1, warmup) / (step + 1)))
+
+
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
+    "constant": warmed_constant,
+    "cosine": warmed_cosine,
+    "linear": warmed_linear,
+    "inverse_sqrt": warmed_inverse_sqrt,
+}
 """By name: (step, warm-up steps, all steps) -> factor of the learning rate."""
+
+
+def prolonged(schedule: str, warmup: int, step: int, before: int, now: int) -> str:
+    """What going on at `step` with `now` steps in all, where it was begun with `before`, does to the learning rate."""
+    begun = f"max_steps={now}: the training was begun for {before} steps and goes on at step {step}"
+    old, new = (SCHEDULES[schedule](step, warmup, total) for total in (before, now))
+    if all(SCHEDULES[schedule](at, warmup, before) == SCHEDULES[schedule](at, warmup, now) for at in range(now + 1)):
+        return f"{begun}; schedule={schedule} does not depend on their number: this is the longer training"
+    return (
+        f"{begun}; schedule={schedule} now ends at {now}: here the rate is {new:.3g} of its full value instead of "
+        f"{old:.3g}, and the steps so far were taken along the other curve"
+    )
 
 
 def seed_of(seed: int, step: int) -> int:

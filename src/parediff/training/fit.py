@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,16 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from parediff.atomic import tidy, write_atomically
 from parediff.errors import RequestError
 from parediff.models.weights import load_plain
-from parediff.training.base import Learner
+from parediff.results.interruption import is_waiting, safe_point
+from parediff.training.base import PLAN, Learner, prolonged
 from parediff.training.synthesis import ManualTraining
 from parediff.validation import check_types
 
+log = logging.getLogger(__name__)
 HARMLESS = (
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
@@ -30,6 +38,7 @@ HARMLESS = (
     ".*Using ModelCheckpoint with manual optimization.*",  # the state after a step is what a training goes on from
     ".*in eval mode at the start of training.*",  # that is how a teacher is kept, and a student with frozen statistics
     ".*Total length of `.*Loader` across ranks is zero.*",  # a finished training that is resumed has no step left
+    ".*`srun` command is available.*",  # a machine that could submit jobs need not
     ".*have no `validation_step`.*",  # what learns from images that were made is judged on the run's own
     ".*callbacks used to create the checkpoint.*",  # training may go on with another checkpoint interval
     ".*no `val_dataloader`.*",  # a learner with data of its own has none
@@ -60,8 +69,8 @@ class Trainer:
                 raise RequestError(key, getattr(self, key), "0 (off) or more")
         if self.log_every < 1:
             raise RequestError("log_every", self.log_every, "a whole number of at least 1")
-        if self.devices != 1:
-            raise RequestError("devices", self.devices, "1: batches are addressed by step for one device")
+        if self.devices < 1:
+            raise RequestError("devices", self.devices, "a whole number of at least 1")
 
     def fit(
         self,
@@ -78,8 +87,13 @@ class Trainer:
         "last" for the newest below `folder`; a checkpoint is opened as plain tensors only.
         """
         start = starting_point(folder / "checkpoints", ckpt_path)
+        if start is not None and isinstance(learner, Learner):
+            self._say_what_changes(learner, start)
         data = None if is_overridden("train_dataloader", learner) else data
+        if self.devices > 1 and (data is None or not isinstance(learner, Learner)):
+            raise RequestError("devices", self.devices, "1: this training makes its own batches")
         home = next(learner.parameters()).device
+        tidy(folder / "checkpoints")
         with warnings.catch_warnings():
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
@@ -90,9 +104,24 @@ class Trainer:
                     validated=data is not None and is_overridden("validation_step", learner),
                     clipped=learner.automatic_optimization,
                 )
-                trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
+                try:
+                    trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
+                except Exception:
+                    if self.devices > 1:  # they are gone, and what they had is on disk
+                        safe_point()
+                    raise
         learner.to(home)
         learner.settle()
+
+    def _say_what_changes(self, learner: Learner, start: Path) -> None:
+        """One line where a training goes on with another number of steps; one that is over cannot become shorter."""
+        kept = load_plain(start, "ckpt_path")
+        step, plan = int(kept.get("global_step", 0)), kept.get(PLAN)
+        if self.max_steps < step:
+            raise RequestError("max_steps", self.max_steps, f"{step} or more: the checkpoint is at step {step}")
+        if plan is not None and plan["max_steps"] != self.max_steps:
+            known = learner.schedule, learner.warmup_steps, step, plan["max_steps"], self.max_steps
+            log.warning(prolonged(*known))
 
     def _trainer(self, folder: Path, logger: Any, *, validated: bool, clipped: bool) -> pl.Trainer:
         validated = validated and self.validate_every > 0
@@ -102,6 +131,7 @@ class Trainer:
             max_epochs=-1,
             accelerator=self.accelerator,
             devices=self.devices,
+            strategy=self._strategy(),
             precision=self.precision,  # type: ignore[arg-type]
             gradient_clip_val=(self.gradient_clip or None) if clipped else None,
             val_check_interval=self.validate_every if validated else None,
@@ -115,10 +145,18 @@ class Trainer:
             enable_progress_bar=self.progress,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            plugins=[WholeFiles(), LightningEnvironment()],  # processes are its own, inside a cluster's job too
         )
 
+    def _strategy(self) -> Any:
+        """One process for each device; they begin where the run is and end before it goes on."""
+        if self.devices == 1:
+            return "auto"
+        on_cpu = self.accelerator == "cpu" or (self.accelerator == "auto" and not torch.cuda.is_available())
+        return DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
+
     def _callbacks(self, folder: Path, logger: Any) -> list[pl.Callback]:
-        callbacks: list[pl.Callback] = []
+        callbacks: list[pl.Callback] = [Interruptible(folder / "checkpoints" / "last.ckpt")]
         if self.checkpoint_every:
             callbacks.append(
                 ModelCheckpoint(
@@ -137,6 +175,37 @@ class Trainer:
         if logger:
             callbacks.append(LearningRateMonitor("step"))
         return callbacks
+
+
+class PutOff(RuntimeError):
+    """Ends the processes of a training that is to go on later."""
+
+
+class Interruptible(pl.Callback):
+    """A process that is to end keeps the training as it stands, between two steps.
+
+    Several that train together agree on the step; then the one that began them ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        several = trainer.world_size > 1
+        if trainer.strategy.reduce_boolean_decision(is_waiting(), all=False) if several else is_waiting():
+            trainer.save_checkpoint(self.path)
+            if several:
+                raise PutOff(f"at step {trainer.global_step}")
+            safe_point()
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, whatever ends the process, and say so where the disk is full."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getvalue())
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from parediff.validation import check_types, require
 class Recipe:
     """TDQ's training (tdq.md, section 3): AdamW; static steps at a tenth of the rate and without decay.
 
-    The rate rises over `warmup_steps` and then stays, or falls along half a cosine to the trainer's last step.
+    The rate rises over `warmup_steps` and then follows one of `training.base.SCHEDULES`.
     """
 
     loss: Literal["l1", "l2"]
     learning_rate: float
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"]
     warmup_steps: int
     weight_decay: float
     ema_decay: float

@@ -205,3 +205,12 @@ def shape_of_images(folder: Path) -> tuple[int, int, int] | None:
         return channels, height, width
     factor = 2 ** (len(decoder.get("block_out_channels", [1])) - 1)
     return decoder.get("out_channels", 3), height * factor, width * factor
+
+
+def bare_ddim(folder: Path) -> Any:
+    """diffusers' own DDIM pipeline over a saved pixel model, silent: what a run's sampling is compared with."""
+    from diffusers import DDIMPipeline
+
+    pipeline = DDIMPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,1 @@
+"""Which runs to do next: a multi-objective search over methods and their settings. The only door to Optuna."""

@@ -1,0 +1,258 @@
+"""Whatever ends a run, what is on disk is whole, one line says why, nothing is left, and the rerun is the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import tiny
+from parediff import atomic
+from parediff.bench import bench_command
+from parediff.bench.victims import PLACES, Strike, killed_writers, run
+from parediff.cli import main
+from parediff.config.compose import Composer
+from parediff.config.request import Request, build
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.pipeline.lost import through
+from parediff.pipeline.run import Outcome
+from parediff.results import record as records
+from parediff.results.progress import Study, in_words, report
+
+KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
+
+
+def asked(saved_model: Path) -> list[str]:
+    fixed = [
+        "model=pipeline",
+        f"model.path={saved_model}",
+        "metric=[psnr,ssim]",
+        "tracker=none",
+        "cost=[macs,bops,nfe]",
+    ]
+    fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
+    fixed += ["calibration.count=2", "data=digits", "trainer.max_steps=4", "trainer.checkpoint_every=2", "study=s"]
+    return [*fixed, "trainer.progress=false", "trainer.accelerator=cpu", "front.y=psnr"]
+
+
+@pytest.fixture(scope="module")
+def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The numbers of the unbroken run."""
+    runs = tmp_path_factory.mktemp("whole")
+    assert run([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"], None) == 0
+    return numbers(runs)
+
+
+def numbers(runs: Path) -> dict[str, Any]:
+    (found,) = records.find([runs]).records
+    return {key: getattr(found, key) for key in KEPT}
+
+
+def is_tidy(runs: Path) -> bool:
+    return not [*runs.rglob("*.tmp"), *runs.rglob("unfinished"), *runs.rglob("progress.json"), *runs.rglob("training")]
+
+
+def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
+    saved_model: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
+    for place, after in (("sampling", 3), ("calibration", 2), ("training", 3), ("record", 3), ("evaluation", 3)):
+        assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place
+        assert records.find([tmp_path]).warnings == []
+    assert run(overrides, None) == 0
+    assert numbers(tmp_path) == whole
+    assert is_tidy(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", range(1, 9))
+@pytest.mark.parametrize("place", PLACES)
+def test_sigkill_anywhere(saved_model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
+    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
+    while after > 0 and run(overrides, Strike(place, after)) == -signal.SIGKILL:
+        after -= 1
+    assert run(overrides, None) == 0
+    assert numbers(tmp_path) == whole
+    assert is_tidy(tmp_path)
+
+
+@pytest.fixture
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: main(["run", *asked(saved_model), "runs_dir=runs", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_run_in_one_line_and_the_rerun_is_the_same(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, number: int, code: int, said: str
+) -> None:
+    plain, drawn = DiffusionModel.generate, list[Any]()
+
+    def generate(self: DiffusionModel, seeds: Any, *rest: Any) -> Any:
+        drawn.append(seeds)
+        if len(drawn) == 6:
+            os.kill(os.getpid(), number)
+        return plain(self, seeds, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DiffusionModel, "generate", generate)
+        assert line() == code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"parediff: {said}; finished runs are kept, the same command resumes"
+    assert records.find([tmp_path / "runs"]).records == []
+    assert not [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("progress.json")]
+    assert line() == 0
+    assert is_tidy(tmp_path)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
+    """From the write with that number on, every one fails."""
+    plain, count = atomic._replace, [0]
+
+    def write(path: Path, data: bytes) -> None:
+        count[0] += 1
+        if count[0] >= after:
+            raise OSError(code, os.strerror(code))
+        plain(path, data)
+
+    monkeypatch.setattr(atomic, "_replace", write)
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
+@pytest.mark.parametrize("after", [2, 7])
+def test_what_cannot_be_written_is_said_in_one_line_and_loses_nothing(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, code: int, said: str, after: int
+) -> None:
+    with monkeypatch.context() as patched:
+        failing(patched, code, after)
+        assert line() == 1
+    told = [entry for entry in capsys.readouterr().err.splitlines() if entry.startswith("failed ")]
+    assert len(told) == 1
+    assert said in told[0]
+    assert records.find([tmp_path / "runs"]).records == []
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert line() == 0
+    assert is_tidy(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for after in range(2, 60):
+        with monkeypatch.context() as patched:
+            failing(patched, errno.ENOSPC, after)
+            ended = line("method=[lsq]", f"study=s{after}")
+        assert line("method=[lsq]", f"study=s{after}") == 0
+        if ended == 0:
+            break
+    else:
+        pytest.fail("no run wrote fewer than 60 files")
+    found = records.find([tmp_path / "runs"]).records
+    assert len({str([getattr(one, key) for key in KEPT]) for one in found}) == 1
+    assert is_tidy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_too_little_memory_is_on_record_with_what_to_do_and_the_others_finish(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    points = "points=[['sampler.eta=0.0'],['sampler.eta=1.0']]"
+    with monkeypatch.context() as patched:
+        tiny.fail_where(patched, lambda sampler: sampler.eta == 1, error)
+        assert line(points) == 1
+    by_status = {found.status: found for found in records.find([tmp_path / "runs"]).records}
+    assert set(by_status) == {"failed", "finished"}
+    assert "smaller batches take less: workload.batch_size" in str(by_status["failed"].error)
+    assert line(points, "resume=failed") == 0
+    assert {found.status for found in records.find([tmp_path / "runs"]).records} == {"finished"}
+
+
+def requests_of(saved_model: Path, tmp_path: Path, *steps: int) -> list[Request]:
+    composer = Composer("config")
+    fixed = [*asked(saved_model), f"runs_dir={tmp_path}"]
+    return [build(composer.compose([*fixed, f"sampler.steps={count}"])) for count in steps]
+
+
+def test_a_worker_that_is_killed_is_tried_again_and_takes_no_other_run_with_it(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    requests, launches, told = requests_of(saved_model, tmp_path, 1, 2, 3), list[list[int]](), list[str]()
+
+    def launch(places: Sequence[int]) -> list[Outcome]:
+        """The second run kills its worker every time; the first finishes before that."""
+        launches.append(list(places))
+        outcomes = []
+        for place in places:
+            request = requests[place]
+            if place == 1:
+                report(request.folder, "evaluate", 1, 8)
+                raise BrokenProcessPool("a worker was killed")
+            stated = records.Record(id=request.id, study="s", status="finished")
+            outcomes.append(Outcome(request.id, records.write(stated, request.folder), "finished"))
+        return outcomes
+
+    outcomes = through(requests, launch, told.append)
+    assert [outcome.status for outcome in outcomes] == ["finished", "failed", "finished"]
+    assert launches == [[0, 1, 2], [1, 2], [2]]
+    assert "killed 2 times" in str(records.read(requests[1].folder).error)
+    assert len(told) == 2
+    assert is_tidy(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_joblib_worker_that_is_killed_costs_nothing(line: Any, tmp_path: Path, whole: dict[str, Any]) -> None:
+    children, killed = Path(f"/proc/{os.getpid()}/task"), threading.Event()
+
+    def kill() -> None:
+        while not list((tmp_path / "runs").rglob("progress.json")):
+            time.sleep(0.05)
+        for child in " ".join(path.read_text() for path in children.glob("*/children")).split():
+            if "loky" in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), signal.SIGKILL)
+                killed.set()
+                return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    points = "points=[['method=[lsq]'],['sampler.eta=0.5']]"
+    assert line(points, "launcher=joblib") == 0
+    thread.join()
+    assert killed.is_set()
+    found = next(one for one in records.find([tmp_path / "runs"]).records if one.methods == ["lsq"])
+    assert {key: getattr(found, key) for key in KEPT} == whole
+    assert is_tidy(tmp_path)
+
+
+def test_a_clock_that_is_set_back_gives_no_nonsense() -> None:
+    study = Study(Path("s"), time.time() + 7200, {"a": "a", "b": "b"}, 0, 1, 0, (), 1)
+    assert study.rate_s == 0
+    assert "-" not in in_words(study)
+    assert in_words(replace(study, started=time.time() - 10)).startswith("1 of 2 finished; 1")
+
+
+def test_writers_that_are_killed_lose_no_record(tmp_path: Path) -> None:
+    lost, kills = killed_writers(tmp_path, processes=4, each=40, seed=0)
+    assert lost == 0
+    assert kills > 0
+    assert len(records.find([tmp_path]).records) == 160
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_reliability_holds_its_limits() -> None:
+    console = Console(record=True, width=120)
+    counts = ["kills=10", "processes=4", "records=20", "images=0", "help_s=60"]
+    assert bench_command("reliability", counts, console) == 0
+    assert "records or files lost" in console.export_text()
