@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import networks
 from parediff.config.catalogue import catalogue, experiment_files, headline
 from parediff.config.compose import Composer
 from parediff.config.construct import construct
 from parediff.config.request import build, model_from
 from parediff.resources import shipped
 from parediff.sampling.images import images
+from parediff.testing import networks
 
 GROUPS = {"method", "task", "cost", "sampler", "workload", "calibration", "metric", "tracker", "launcher"}
 OPTIONS = [

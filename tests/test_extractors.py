@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-import networks
 from parediff.errors import RequestError
 from parediff.metrics import clean
 from parediff.metrics.clip import ClipScore
@@ -25,6 +24,7 @@ from parediff.metrics.lpips import PerceptualDistance
 from parediff.metrics.reference import DataReference, PublishedStatistics
 from parediff.metrics.statistics import Moments
 from parediff.metrics.weights import WeightsFile
+from parediff.testing import networks
 
 
 def images(count: int, seed: int = 0, shape: tuple[int, int, int] = (3, 20, 20)) -> Tensor:

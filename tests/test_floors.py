@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "parediff"
 STREET = [
-    *("__main__", "cli", "commands", "bench"),
+    *("__main__", "cli", "commands", "bench", "testing"),
     "search",
     *("pipeline", "tracking", "report"),
     "config",

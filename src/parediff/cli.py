@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from parediff import __version__
+from parediff.commands import completion
+from parediff.commands.overrides import take_rest
 
 COMMANDS = (
     "run",
@@ -31,7 +33,10 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 fine, 1 a run failed, 2 the request was wrong."""
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in (["-sc"], ["--shell-completion"]):
+        return completion.act(words[1:], COMMANDS)
+    arguments = _arguments(words)
     from parediff.atomic import WriteError
     from parediff.errors import RequestError
 
@@ -79,11 +84,23 @@ def entry() -> None:
     sys.exit(main())
 
 
+def _arguments(words: list[str]) -> argparse.Namespace:
+    """What was asked for; overrides and options may stand in any order."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    unknown = take_rest(arguments, rest)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="parediff",
         description="Compress and accelerate diffusion models; every run is one honest point of quality against cost.",
     )
+    told = 'install=bash|zsh|fish prints what a shell evaluates, as eval "$(parediff -sc install=bash)"'
+    parser.add_argument("-sc", "--shell-completion", metavar="WHAT", help=told)
     parser.add_argument("--version", action="version", version=f"parediff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

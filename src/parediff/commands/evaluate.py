@@ -5,27 +5,32 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from parediff.commands.run import OVERRIDES
+from parediff.commands.overrides import add_overrides, asked
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("evaluate", help="score a folder of images, a pipeline or a saved compressed model")
     parser.add_argument("path", metavar="PATH", help="images, a diffusers folder, or runs/<study>/<id> with save=true")
-    parser.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
+    return add_overrides(parser)
 
 
 def act(arguments: argparse.Namespace) -> int:
-    """A table of the numbers; the last line is the record's path."""
     from pathlib import Path
 
+    from parediff.pipeline.score import model_of
+
+    arguments.overrides = ["study=evaluate", *model_of(Path(arguments.path).expanduser()), *arguments.overrides]
+    return asked(arguments, "config", evaluate_command)
+
+
+def evaluate_command(overrides: list[str]) -> int:
+    """A table of the numbers; the last line is the record's path."""
     from rich.console import Console
 
     from parediff.config.compose import Composer
     from parediff.errors import RequestError
-    from parediff.pipeline.score import model_of, score
+    from parediff.pipeline.score import score
 
-    overrides = ["study=evaluate", *model_of(Path(arguments.path).expanduser()), *arguments.overrides]
     try:
         record, path = score(Composer("config").compose(overrides))
     except RequestError:

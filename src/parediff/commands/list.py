@@ -8,22 +8,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parediff.config.reference import Key
 
+from parediff.commands.overrides import add_config_dir
+
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("list", help="what there is, one line each, with the paper; what a key accepts")
     told = "methods, models, metrics, …; or a key or its beginning: sampler.steps, methods.ptq, settings"
     parser.add_argument("kind", nargs="?", help=f"{told}; every kind where left out")
+    add_config_dir(parser)
     return parser
 
 
 def act(arguments: argparse.Namespace) -> int:
+    from parediff.config.sources import searching
+
+    with searching(arguments.config_dir):
+        return list_command(arguments.kind)
+
+
+def list_command(kind: str | None) -> int:
     """Print the options of one kind, or of all: name, description, paper; or the keys that are asked for."""
     from rich.console import Console
     from rich.table import Table
 
     from parediff.config.catalogue import catalogue
 
-    kind, kinds, console = arguments.kind, catalogue(), Console()
+    kinds, console = catalogue(), Console()
     if kind is not None and kind not in kinds:
         console.print(_keys(kind, kinds))
         return 0

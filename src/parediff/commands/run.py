@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parediff.commands.overrides import add_overrides, asked, with_files
+
 if TYPE_CHECKING:  # heavy, and needed only once the command runs
     from rich.console import Console
 
@@ -15,18 +17,15 @@ if TYPE_CHECKING:  # heavy, and needed only once the command runs
     from parediff.config.request import Request
     from parediff.pipeline.run import Outcome
 
-OVERRIDES = "Hydra overrides, such as method=[ptq] methods.ptq.weight_bits=4; see `parediff list`"
-
 
 def add(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("run", help="one run; with -m or an experiment, many. Last line: the record's path")
     parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of values with commas")
-    parser.add_argument("overrides", nargs="*", help=OVERRIDES)
-    return parser
+    return add_overrides(parser)
 
 
 def act(arguments: argparse.Namespace) -> int:
-    return run_command(arguments.overrides, multirun=arguments.multirun)
+    return asked(arguments, "config", lambda overrides: run_command(overrides, multirun=arguments.multirun))
 
 
 def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
@@ -120,10 +119,9 @@ def asked_for(
 ) -> tuple[list[str], list[Overrides], list[Any]]:
     """The overrides, those of every run, and every run's config, checked as far as that needs nothing heavy."""
     from parediff.config.schema import checked
-    from parediff.config.study import from_file
     from parediff.errors import RequestError
 
-    overrides = [from_file(Path(entry)) if is_file(entry) else entry for entry in overrides]
+    overrides = with_files(list(overrides))
     jobs = composer.jobs(overrides)
     swept = [override for override in overrides if composer.is_sweep(override)]
     if swept and not multirun:
@@ -133,11 +131,6 @@ def asked_for(
     for config in configs:
         checked(config)
     return overrides, jobs, configs
-
-
-def is_file(entry: str) -> bool:
-    """Whether an argument is a study in a file rather than an override."""
-    return entry.endswith((".yaml", ".yml")) and ("=" not in entry or Path(entry).is_file())
 
 
 def _growing(requests: list[Request]) -> AbstractContextManager[None]:

@@ -9,15 +9,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from parediff.config.sources import Source, sources
 from parediff.resources import shipped
 
 
 def catalogue() -> dict[str, dict[str, tuple[str, str]]]:
     """Plural kind -> option -> (description, paper)."""
-    groups = sorted(path for path in shipped("conf").iterdir() if path.is_dir())
-    found = {
-        plural(group.name): {path.stem: headline(path) for path in sorted(group.glob("*.yaml"))} for group in groups
-    }
+    groups = sorted({group for source in sources() for group in source.groups})
+    found = {plural(group): {name: headline(path) for name, path in files(group).items()} for group in groups}
     found["experiments"] = {name: headline(path) for name, path in experiment_files().items()}
     first = ["methods", "models", "metrics", "samplers", "experiments"]
     return {name: found[name] for name in [*first, *(name for name in found if name not in first)]}
@@ -25,9 +24,14 @@ def catalogue() -> dict[str, dict[str, tuple[str, str]]]:
 
 def options(group: str) -> list[str]:
     """What can be chosen in a config group."""
+    return sorted(files(group))
+
+
+def files(group: str) -> dict[str, Path]:
+    """Every option of a config group by name, whoever provides it."""
     if group == "experiment":
-        return list(experiment_files())
-    return sorted(path.stem for path in (shipped("conf") / group).glob("*.yaml"))
+        return experiment_files()
+    return {name: path for source in sources() for name, path in source.files(group).items()}
 
 
 def plural(group: str) -> str:
@@ -35,7 +39,13 @@ def plural(group: str) -> str:
 
 
 def experiment_files() -> dict[str, Path]:
-    """Every experiment by name: experiments/a/b.yaml is a/b, experiments/a/a.yaml is a."""
+    """Every experiment by name: those that ship, then conf/experiment of others."""
+    others = [source.files("experiment") for source in sources()]
+    return shipped_experiments() | {name: path for found in others for name, path in found.items()}
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """Of the package itself: experiments/a/b.yaml is a/b, experiments/a/a.yaml is a."""
     return {
         path.parent.name if path.stem == path.parent.name else f"{path.parent.name}/{path.stem}": path
         for path in sorted(shipped("experiments").glob("*/*.yaml"))
@@ -43,10 +53,15 @@ def experiment_files() -> dict[str, Path]:
     }
 
 
-@functools.cache
 def targets() -> frozenset[str]:
-    """Every class that a config of the package names: what a config from elsewhere may name too."""
-    lines = (line.strip() for path in shipped("conf").rglob("*.yaml") for line in path.read_text("utf-8").splitlines())
+    """Every class that a config in the search path names: what a config from elsewhere may name too."""
+    return _targets(sources())
+
+
+@functools.lru_cache(maxsize=8)
+def _targets(within: tuple[Source, ...]) -> frozenset[str]:
+    paths = (path for source in within for path in source.conf.rglob("*.yaml"))
+    lines = (line.strip() for path in paths for line in path.read_text("utf-8").splitlines())
     return frozenset(line.removeprefix("_target_:").strip() for line in lines if line.startswith("_target_:"))
 
 

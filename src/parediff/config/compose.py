@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.callbacks import Callbacks  # launchers ask for them; Hydra has no public door to the class
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
@@ -20,12 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import parediff.config.resolvers  # noqa: F401 - for what is composed
-from parediff.config.catalogue import experiment_files, options
+from parediff.config.catalogue import files, options, shipped_experiments
+from parediff.config.door import opened_hydra
 from parediff.config.loader import Loader
+from parediff.config.sources import named, searching
 from parediff.config.study import Overrides, Study, key_of, of_all_runs
 from parediff.config.submission import cluster_of, submit
 from parediff.errors import RequestError, nearest
-from parediff.resources import shipped
 
 
 class Composer:
@@ -33,13 +35,14 @@ class Composer:
 
     def __init__(self, primary: str) -> None:
         self.primary = primary
-        for name, path in experiment_files().items():
+        for name, path in shipped_experiments().items():
             node = yaml.safe_load(path.read_text(encoding="utf-8"))
             *folders, leaf = name.split("/")
             group = "/".join(["experiment", *folders])
             ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
         self.notes: list[str] = []
-        self.loader = Loader(create_config_search_path(str(shipped("conf"))))
+        self.hydra = opened_hydra()
+        self.hydra.config_loader = self.loader = Loader(self.hydra.config_loader)
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
         """The composed config, with hydra's own node; RequestError names what is wrong with the overrides."""
@@ -48,6 +51,8 @@ class Composer:
             return self.loader.load_configuration(self.primary, opened(overrides), run_mode=mode)
         except (HydraException, OmegaConfBaseException) as error:
             raise self._explain(error, overrides) from error
+        except yaml.YAMLError as error:
+            raise RequestError("config", "", f"readable YAML ({' '.join(str(error).split())[:300]})") from error
         except ValueError as error:  # how Hydra says that a group was set to nothing
             raise _explain_nothing(error, overrides) from error
 
@@ -58,13 +63,13 @@ class Composer:
             parsed = parser.parse_overrides(list(map(quoted, overrides)))
         except HydraException as error:
             raise self._explain(error, overrides) from error
+        self._check_sweeper(overrides)
         own = [item for item in parsed if not (item.key_or_group or "").startswith("hydra")]
         for item in own:
             if item.is_sweep_override() and item.is_delete():
                 raise RequestError(item.input_line or "", "", "a deletion cannot be swept")
-        combinations = BasicSweeper.split_arguments(own, None)[0]
         study = Study(self.compose, self.notes)
-        return [job for rest in combinations for job in study.runs(rest)]
+        return [job for rest in combinations(own) for job in study.runs(rest)]
 
     def is_sweep(self, override: str) -> bool:
         """Whether an override names several values."""
@@ -74,7 +79,8 @@ class Composer:
         """Run `task(config)` for every job with the chosen Hydra launcher; what each returned or raised."""
         config = self._launching(overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(config))
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+        there = functools.partial(_there, task, named())
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=there, config=config)
         return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
 
     def hands_over(self, overrides: Sequence[str]) -> bool:
@@ -87,17 +93,34 @@ class Composer:
         """Job ids by run, of a launcher that hands over; `folder` is the study's."""
         config = self._launching(overrides)
         composed = {run: self.compose(job) for run, job in jobs.items()}
-        return submit(config.hydra.launcher, str(cluster_of(config)), folder, composed, task)
+        return submit(
+            config.hydra.launcher, str(cluster_of(config)), folder, composed, functools.partial(_there, task, named())
+        )
 
     def _launching(self, overrides: Sequence[str]) -> DictConfig:
         """The config that says how to launch."""
         return self.compose(of_all_runs(_single(overrides, self.loader)), multirun=True)
 
+    def _check_sweeper(self, overrides: Sequence[str]) -> None:
+        """Raise RequestError for what would be left out silently: runs are made of commas, points and seeds."""
+        told = "no such setting is accepted; name the values themselves, as sampler.steps=10,20"
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key_of(override).startswith("hydra.sweeper."):
+                raise RequestError(key, value, told)
+        config = self._launching(overrides)
+        chosen = config.hydra.runtime.choices.get("hydra/sweeper")
+        if chosen != "basic":
+            raise RequestError("hydra/sweeper", chosen, "basic is accepted; `parediff search` looks for good settings")
+        given = [key for key in ("max_batch_size", "params") if config.hydra.sweeper.get(key) is not None]
+        if given:
+            raise RequestError(f"hydra.sweeper.{given[0]}", config.hydra.sweeper[given[0]], told)
+
     def _explain(self, error: Exception, overrides: Sequence[str]) -> RequestError:
         """Hydra's complaint as key, value and what is accepted."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
-            names = options(group)
+            names = options(group) or self.loader.get_group_options(group)
             return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
         merging = re.search(r"Error merging override \+*([^=\s]+)=(.*)", text)
@@ -123,11 +146,31 @@ class Composer:
         return known
 
     def _method_keys(self, method: str) -> list[str]:
-        path = shipped("conf") / "method" / f"{method}.yaml"
-        if not path.is_file():
+        path = files("method").get(method)
+        if path is None:
             return []
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [f"methods.{method}.{entry}" for entry in entries if entry not in ("_target_", "defaults")]
+
+
+def _there(task: Callable[[Any], Any], folders: list[str], config: Any) -> Any:
+    """The task wherever the launcher runs it, with the folders that the request named."""
+    with searching(folders):
+        return task(config)
+
+
+def combinations(overrides: Sequence[Override]) -> list[Overrides]:
+    """Every combination of swept values; of two settings of one key the later one stands."""
+    values: dict[str, Overrides] = {}
+    for item in overrides:
+        key = item.get_key_element()
+        if not item.is_sweep_override():
+            values[key] = [f"{key}={item.get_value_element_as_str()}"]
+        elif item.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in item.sweep_string_iterator()]
+        else:
+            raise RequestError(key, str(item.input_line).partition("=")[2], "values with commas, range() or choice()")
+    return [list(chosen) for chosen in itertools.product(*values.values())]
 
 
 OPEN = ("model.options", "model.arguments", "model.keys", "sampler.options", "reference.options")

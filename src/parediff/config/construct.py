@@ -15,6 +15,11 @@ from parediff.errors import RequestError
 LONGEST = 300  # characters of a library's complaint that are passed on
 
 
+def class_of(target: str) -> Any:
+    """The class that a `_target_` names."""
+    return get_class(target)
+
+
 def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:
     """The object a config node (and `further` arguments) describes; lists become tuples.
 
@@ -52,8 +57,17 @@ def within(key: str, act: Callable[..., Any], *arguments: Any) -> Any:
     except RequestError as error:
         raise error.within(key) from error
     except (TypeError, ValueError, ImportError) as error:
-        raise RequestError(key, type(error).__name__, _line(error)) from error
+        raise RequestError(key, type(error).__name__, _with_cause(error)) from error
 
 
-def _line(error: Exception) -> str:
+def _with_cause(error: BaseException) -> str:
+    """Hydra's complaint and what it began with, such as an import that failed in a file of the user's own."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    told = _line(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", "")
+    return told if first is error else f"{told} ({type(first).__name__}: {_line(first)})"
+
+
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:LONGEST]

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from parediff.config.catalogue import targets, targets_in
@@ -17,19 +20,42 @@ from parediff.errors import RequestError
 GROUPS = {"metrics": "metric"}  # where the key of a config is not the name of its group
 
 
-class Loader(ConfigLoaderImpl):
+class Loader(ConfigLoader):
     """A request is checked before it is launched, and launchers ask for its config again: it is kept until then."""
 
-    def __init__(self, search_path: Any) -> None:
-        super().__init__(search_path)
+    def __init__(self, hydras: ConfigLoader) -> None:
+        self._hydras = hydras
         self._composed: dict[Any, DictConfig] = {}
 
     def load_configuration(self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
         asked = config_name, tuple(overrides), args, tuple(sorted(kwargs.items()))
         if asked not in self._composed:
-            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+            config = self._hydras.load_configuration(config_name, overrides, *args, **kwargs)
             self._composed[asked] = inherited(config, overrides)
         return copy.deepcopy(self._composed[asked])
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """A job's config, with the overrides of Hydra's own node that all jobs share."""
+        shared = list(master_config.hydra.overrides.hydra)
+        name = master_config.hydra.job.config_name
+        config = self.load_configuration(name, [*shared, *sweep_overrides], run_mode=RunMode.RUN)
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
+
+    def get_search_path(self) -> ConfigSearchPath:
+        return self._hydras.get_search_path()
+
+    def get_sources(self) -> list[ConfigSource]:
+        return self._hydras.get_sources()
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        return self._hydras.list_groups(parent_name)
+
+    def get_group_options(self, *args: Any, **kwargs: Any) -> list[str]:
+        return self._hydras.get_group_options(*args, **kwargs)
+
+    def compute_defaults_list(self, *args: Any, **kwargs: Any) -> Any:
+        return self._hydras.compute_defaults_list(*args, **kwargs)
 
 
 def inherited(config: DictConfig, overrides: Sequence[str]) -> DictConfig:

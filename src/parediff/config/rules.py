@@ -11,17 +11,22 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from parediff.config.catalogue import files
 from parediff.config.declared import descends, exists, fact
 from parediff.errors import RequestError
-from parediff.resources import shipped
+
+Named = str | type
+"""A class by its import path, which nothing imports where it ships, or the class itself."""
 
 
-def declared_fact(target: str, name: str) -> Any:
+def declared_fact(target: Named, name: str) -> Any:
     """What a class says of itself; one that does not ship is asked, which imports it."""
+    if isinstance(target, type):
+        return getattr(target, name)
     return fact(target, name) if exists(target) else getattr(get_class(target), name)
 
 
-def check_together(methods: Mapping[str, str]) -> None:
+def check_together(methods: Mapping[str, Named]) -> None:
     """Raise RequestError for classes of methods, by name, that cannot be applied one after another."""
     asked = f"[{','.join(methods)}]"
     families = {name: declared_fact(target, "family") for name, target in methods.items()}
@@ -34,13 +39,13 @@ def check_together(methods: Mapping[str, str]) -> None:
         raise RequestError("method", asked, f"{name} behind what it repairs, as [ptq,{name}], is accepted")
 
 
-def check_kind(task: str, methods: Mapping[str, str], metrics: Mapping[str, str], calibration: str) -> None:
+def check_kind(task: Named, methods: Mapping[str, Named], metrics: Mapping[str, Named], calibration: Named) -> None:
     """Raise RequestError for what is of the other kind of model: it gives images, or it names classes."""
     judged, source = declared_fact(task, "judges"), declared_fact(task, "accepts")
     if not _comes_from(calibration, source):
         named = [name for name, target in calibrations().items() if _comes_from(target, source)]
         kind = "images from a sampler" if judged == "images" else "classes"
-        asked = calibration.split(".")[-2]
+        asked = (calibration if isinstance(calibration, str) else f"{calibration.__module__}.").split(".")[-2]
         raise RequestError("calibration", asked, f"for a model that gives {kind}, {', '.join(named)} are accepted")
     for name, target in methods.items():
         serves = declared_fact(target, "serves")
@@ -53,8 +58,10 @@ def check_kind(task: str, methods: Mapping[str, str], metrics: Mapping[str, str]
             raise RequestError("metric", name, f"a metric of {judged} is accepted, this one judges {judges}")
 
 
-def _comes_from(target: str, source: Any) -> bool:
+def _comes_from(target: Named, source: Any) -> bool:
     """Whether a class is of a family, which is a class or, read from a source, its name."""
+    if isinstance(target, type):
+        return (source if isinstance(source, str) else source.__name__) in {kind.__name__ for kind in target.__mro__}
     if exists(target):
         return descends(target, source if isinstance(source, str) else source.__name__)
     name = source if isinstance(source, str) else source.__name__
@@ -63,5 +70,5 @@ def _comes_from(target: str, source: Any) -> bool:
 
 def calibrations() -> dict[str, str]:
     """The class of every option of the group by name."""
-    files = sorted((shipped("conf") / "calibration").glob("*.yaml"))
-    return {path.stem: str(OmegaConf.select(OmegaConf.load(path), "_target_")) for path in files}
+    nodes = {name: OmegaConf.load(path) for name, path in files("calibration").items()}
+    return {name: str(OmegaConf.select(node, "_target_")) for name, node in nodes.items()}

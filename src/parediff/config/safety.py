@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from parediff.config.catalogue import targets
 from parediff.errors import RequestError
 from parediff.resources import PACKAGE
 
@@ -20,9 +21,9 @@ SHORTEST = 8
 
 
 def check_target(key: str, target: Any, allow: Collection[str]) -> None:
-    """Raise RequestError for a class outside this package and those that the user names."""
+    """Raise RequestError for a class outside this package, of no config of a plugin, and of no package named."""
     first = str(target).partition(".")[0]
-    if not isinstance(target, str) or first not in {PACKAGE.name, *allow}:
+    if not isinstance(target, str) or (first not in {PACKAGE.name, *allow} and target not in targets()):
         accepted = f"a class of {PACKAGE.name} is accepted; for one of your own, name its package: allow=[{first}]"
         raise RequestError(f"{key}._target_", target, accepted)
 

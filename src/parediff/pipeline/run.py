@@ -148,9 +148,25 @@ def run(request: Request, report: Reporter, crew: Crew | None = None) -> Record:
         protocol = protocol_of(request)
         unfinished = Unfinished(request.folder, fingerprint(protocol | {"methods": method_code(request)}))
     with stages.time("baseline"):
-        reference = _baseline(request, teacher, protocol, report)
+        reference = baseline_of(request, teacher, protocol, report)
     with stages.time("compress"):
         calibrated = compress_model(request, student, teacher, report, unfinished, crew)
+    record, pictures = measured(request, student, teacher, protocol, reference, calibrated, stages, report, unfinished)
+    return _finish(request, record, pictures, report, unfinished)
+
+
+def measured(
+    request: Request,
+    student: Any,
+    teacher: Any,
+    protocol: dict[str, Any],
+    reference: Baseline,
+    calibrated: dict[str, Any],
+    stages: Stages,
+    report: Reporter,
+    unfinished: Unfinished,
+) -> tuple[Record, Tensor]:
+    """What the compressed model is worth and what it costs, as a record that is not written yet; its first pictures."""
     with stages.time("evaluate"):
         report.stage("evaluate", request.task.count)
         result = evaluate(
@@ -168,7 +184,7 @@ def run(request: Request, report: Reporter, crew: Crew | None = None) -> Record:
         cost, reference_cost = _compared(request, student, teacher, result.cost, reference.cost)
         cost, reference_cost = cost | _spent(request, calibrated), reference_cost | _spent(request, {})
     record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages, calibrated)
-    return _finish(request, record, result.pictures, report, unfinished)
+    return record, result.pictures
 
 
 def prepared(request: Request) -> Stages:
@@ -207,7 +223,8 @@ def measuring_code(request: Request) -> dict[str, str]:
     return {"outputs": source_digest(request.task.measured_by), **digests}
 
 
-def _baseline(request: Request, teacher: Any, protocol: dict[str, Any], report: Reporter) -> Baseline:
+def baseline_of(request: Request, teacher: Any, protocol: dict[str, Any], report: Reporter) -> Baseline:
+    """The uncompressed model's own row, from the cache or measured now."""
     details = protocol | {
         "first_seed": request.workload.first_seed,
         "blocks": request.workload.blocks,

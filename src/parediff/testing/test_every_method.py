@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import tiny
-from parediff.calibration.base import LazyCalls
+from parediff.calibration.base import CallSource, LazyCalls
+from parediff.config.catalogue import files
 from parediff.config.compose import Composer
-from parediff.config.construct import construct
+from parediff.config.construct import class_of, construct
 from parediff.config.request import Request, build
 from parediff.cost import CallCounter, counting, size_bytes
 from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import observing
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.tiny import dit_model, unconditional_model
 from parediff.pipeline.compress import compress, save
 from parediff.pipeline.saved import SavedRun
-from parediff.resources import shipped
+from parediff.testing.smoke import smoke_of
 
 
 def serves_images(path: Path) -> bool:
     """A method that is another one with other choices names no class of its own."""
     target = OmegaConf.select(OmegaConf.load(path), "_target_")
-    return target is None or "images" in get_class(target).serves
+    return target is None or "images" in class_of(target).serves
 
 
-METHODS = sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml") if serves_images(path))
+METHODS = sorted(name for name, path in files("method").items() if serves_images(path))
 SEEDS = (3, 7)
 
 
@@ -51,7 +51,7 @@ class Compressed(NamedTuple):
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Tiny random models in diffusers' format: a UNet, and a transformer for methods that refuse it."""
     paths = [tmp_path_factory.mktemp("unet"), tmp_path_factory.mktemp("transformer")]
-    for path, model in zip(paths, (tiny.unconditional_model(), tiny.dit_model()), strict=True):
+    for path, model in zip(paths, (unconditional_model(), dit_model()), strict=True):
         model.pipeline.save_pretrained(path)
     return paths
 
@@ -69,6 +69,7 @@ def compressed(
         asked.trainer.fit(module, tmp_path_factory.mktemp(name), data=asked.data())
 
     def calls_of(model: DiffusionModel) -> LazyCalls:
+        assert isinstance(asked.calibration, CallSource)
         return LazyCalls(asked.calibration, model, asked.sampler)
 
     state = compress(student, teacher, asked.methods, calls_of, fit)
@@ -87,16 +88,9 @@ def _accepted(name: str, folders: list[Path]) -> Path:
     return folders[-1]
 
 
-def smoke_of(name: str) -> list[str]:
-    """Settings from the line `# smoke: …` of a method's YAML, under which a tiny model shows its effect in seconds."""
-    text = (shipped("conf") / "method" / f"{name}.yaml").read_text(encoding="utf-8")
-    lines = [line.removeprefix("# smoke:").split() for line in text.splitlines() if line.startswith("# smoke:")]
-    return [f"methods.{name}.{setting}" for line in lines for setting in line]
-
-
 def _request(name: str, folder: Path) -> Request:
     overrides = [
-        *smoke_of(name),
+        *smoke_of("method", name),
         "model=pipeline",
         f"model.path={folder}",
         "data=digits",

@@ -1,31 +1,26 @@
-"""Every cost and every metric, found by its YAML, keeps the contract of its family. Nothing here names one."""
+"""Every metric, found by its YAML, keeps the contract of its family. Nothing here names one."""
 
 from __future__ import annotations
 
 import json
 import math
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-import networks
-import tiny
+from parediff.config.catalogue import files
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
-from parediff.cost.base import Cost, PairedCost, SpentCost, WatchedCost
 from parediff.errors import RequestError
 from parediff.metrics.base import Metric
-from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.resources import shipped
 from parediff.sampling.batch import Batch
+from parediff.testing import networks
+from parediff.testing.smoke import smoke_of
 
-COSTS = sorted(path.stem for path in (shipped("conf") / "cost").glob("*.yaml"))
-METRICS = sorted(path.stem for path in (shipped("conf") / "metric").glob("*.yaml"))
+METRICS = sorted(files("metric"))
 
 
 @pytest.fixture(scope="module")
@@ -33,78 +28,9 @@ def composer() -> Composer:
     return Composer("config")
 
 
-def cost_of(composer: Composer, name: str) -> Cost:
-    return build(composer.compose([f"cost=[{name}]", "method=[]"])).costs[name]
-
-
-def watched(cost: WatchedCost, model: DiffusionModel, images: int, steps: int) -> float:
-    sampler = replace(tiny.DDIM, steps=steps)
-    with cost.watch(model) as per_image:
-        model.generate(range(images), None, sampler)
-    return per_image(images)
-
-
-def hooks(network: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
-
-
-@pytest.mark.parametrize("name", COSTS)
-def test_a_cost_says_its_unit_and_direction(composer: Composer, name: str) -> None:
-    cost = cost_of(composer, name)
-    assert cost.meaning
-    assert isinstance(cost.symbol, str)
-    assert cost.better in ("lower", "higher")
-
-
-@pytest.mark.parametrize("name", COSTS)
-def test_a_cost_is_finite_repeatable_and_leaves_nothing_behind(composer: Composer, name: str) -> None:
-    cost, model = cost_of(composer, name), tiny.unconditional_model()
-    if isinstance(cost, PairedCost):
-        before, after = cost.compare(lambda: None, lambda: sum(range(1000)), images=2)
-        assert before.keys() == after.keys()
-        assert before[name] >= 0
-        return
-    if isinstance(cost, SpentCost):
-        assert cost.of({}) == 0
-        assert cost.of({"seconds": 1.5, "samples": 3}) > 0
-        return
-    assert isinstance(cost, WatchedCost)
-    first = watched(cost, model, 1, 3)
-    assert first > 0
-    assert math.isfinite(first)
-    assert watched(cost, model, 1, 3) == first
-    assert hooks(model.denoiser) == 0
-    assert not model.observers
-    assert "forward" not in model.denoiser.__dict__
-
-
-@pytest.mark.parametrize("name", COSTS)
-def test_a_cost_of_an_image_does_not_depend_on_the_batch_and_fewer_steps_cost_no_more(
-    composer: Composer, name: str
-) -> None:
-    cost, model = cost_of(composer, name), tiny.unconditional_model()
-    if not isinstance(cost, WatchedCost) or cost.alone:
-        pytest.skip("looks at one image by itself, or at pairs")
-    one = watched(cost, model, 1, 4)
-    assert watched(cost, model, 3, 4) == one
-    assert watched(cost, model, 1, 2) <= one
-
-
-@pytest.mark.parametrize("name", COSTS)
-def test_a_cost_of_a_classifier_is_counted_alike(composer: Composer, name: str) -> None:
-    request = build(composer.compose(["model=classifier_digits", f"cost=[{name}]", "workload.batch_size=4"]))
-    cost, model = request.costs[name], request.model.load("cpu")
-    if not isinstance(cost, WatchedCost):
-        pytest.skip("timed in pairs, or spent once, alike for every model")
-    with cost.watch(model) as per_image:
-        request.task.few(model, 2, as_reference=False)()
-    assert per_image(2) > 0
-    assert not model.observers
-
-
 def request_for(composer: Composer, name: str, weights: Path) -> Request:
     """A request whose task the metric can judge, with classes or prompts where it asks for them, on small networks."""
-    fixed = [f"metric=[{name}]", "method=[]", f"runs_dir={weights / 'runs'}"]
+    fixed = [f"metric=[{name}]", "method=[]", f"runs_dir={weights / 'runs'}", *smoke_of("metric", name)]
     fixed += networks.overrides(composer.compose(fixed).metrics[name], f"metrics.{name}", weights)
     for asked in ("workload.conditions=null", "workload.conditions=[0,1]", "workload.conditions=[a,b]"):
         with suppress(RequestError):

@@ -1,0 +1,36 @@
+"""Hydra through its public doors: a loader of configs that also searches the folders of others."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from parediff.config.sources import Source, sources
+from parediff.resources import shipped
+
+_SEARCHED: ContextVar[tuple[Source, ...]] = ContextVar("searched", default=())
+
+
+class ConfigsOfOthers(SearchPathPlugin):
+    """Puts the configs of installed packages and named folders behind those that ship, for parediff's configs only."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for source in _SEARCHED.get():
+            search_path.append(source.provider, f"file://{source.conf}")
+
+
+def opened_hydra() -> Any:
+    """Hydra over everything that `sources()` names; whatever Hydra the process uses besides stays as it is."""
+    Plugins.instance().register(ConfigsOfOthers)
+    token = _SEARCHED.set(sources()[1:])
+    try:
+        with initialize_config_dir(str(shipped("conf")), job_name="parediff", version_base="1.3"):
+            return GlobalHydra.instance().hydra
+    finally:
+        _SEARCHED.reset(token)
