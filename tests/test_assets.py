@@ -72,5 +72,14 @@ def test_they_carry_the_config_that_made_them(name: str) -> None:
 
 
 def test_only_safe_formats_ship() -> None:
-    assert {file.suffix for file in ASSETS.rglob("*") if file.is_file()} <= {".safetensors", ".json", ".yaml", ".py"}
+    shipped_files = [file for file in ASSETS.rglob("*") if file.is_file()]
+    assert all(file.name == "LICENSE" for file in shipped_files if not file.suffix)
+    assert {file.suffix for file in ASSETS.rglob("*") if file.is_file()} <= {
+        ".safetensors",
+        ".json",
+        ".yaml",
+        ".py",
+        ".md",
+        "",
+    }
     assert shipped("conf").is_dir()

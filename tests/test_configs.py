@@ -29,7 +29,7 @@ OF_CLASSIFIERS = [
     "finetune",
 ]
 NEEDED = {
-    **{option: [f"method=[ptq,{option}]"] for option in ("ptqd", "tac", "snr")},
+    **{option: [f"method=[ptq,{option}]"] for option in ("ptqd", "tac", "snr", "stepwise")},
     "qncd": ["method=[qncd,ptq]"],
     **{option: ["model=classifier_digits"] for option in OF_CLASSIFIERS},
     "finetune": ["model=classifier_digits", "method=[ptq,finetune]"],

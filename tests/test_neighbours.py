@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from parediff.metrics.extractors import Extractor
 from parediff.metrics.extrapolation import intercept
 from parediff.metrics.neighbours import Coverage, Density, Neighbourhood, Precision, Recall, radii
+from parediff.metrics.reference import Reference
 
 RANDOM = np.random.default_rng(0)
 REAL, MADE = RANDOM.normal(size=(60, 4)), RANDOM.normal(0.7, 0.8, size=(50, 4))
@@ -24,6 +26,10 @@ class Known:
 
     def fingerprint(self) -> dict[str, Any]:
         return {}
+
+
+Extractor.register(Known)
+Reference.register(Known)
 
 
 def by_hand(kind: type[Neighbourhood], k: int) -> float:

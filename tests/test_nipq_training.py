@@ -303,7 +303,7 @@ def test_a_model_of_latents_or_text_is_refused_before_training() -> None:
     [
         ({"target_bits": 1.5}, "target_bits=1.5"),
         ({"target_bits": 20.0}, "target_bits=20.0"),
-        ({"target_bits": None}, "target_bits=None"),
+        ({"target_bits": None}, "target_bits=null"),
         ({"bits_min": 9, "bits_max": 4}, "bits_max=4"),
         ({"bits_start": 1.0}, "bits_start=1.0"),
         ({"rounding_share": 1.0}, "rounding_share=1.0"),

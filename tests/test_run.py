@@ -291,3 +291,20 @@ def test_a_failure_never_takes_the_place_of_a_finished_record(
     assert line("resume=false") == 1
     assert "planted (the finished record of before is kept)" in " ".join(capsys.readouterr().err.split())
     assert records(tmp_path) == before
+
+
+def test_the_record_is_written_last_so_that_a_finished_run_is_whole(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    plain = os.replace
+
+    def noting(source: Any, target: Any) -> None:
+        plain(source, target)
+        written.append(Path(target).name)
+
+    monkeypatch.setattr(os, "replace", noting)
+    assert line("save=true") == 0
+    run = [name for name in written if name in ("config.yaml", "denoiser.safetensors", "samples.png", "record.json")]
+    assert run[-1] == "record.json"
+    assert {"config.yaml", "samples.png"} <= set(run)

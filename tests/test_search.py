@@ -126,9 +126,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs that are really run."""
     plain, ran = pipeline_run.run, list[str]()
 
-    def run(request: Any, report: Any) -> Any:
+    def run(request: Any, *rest: Any) -> Any:
         ran.append(request.id)
-        return plain(request, report)
+        return plain(request, *rest)
 
     monkeypatch.setattr(pipeline_run, "run", run)
     return ran
@@ -225,3 +225,18 @@ def test_the_space_that_ships_composes() -> None:
     Search(asked("digits", ["tracker=none"]), Composer("config"), print)
     with pytest.raises(RequestError, match="Did you mean digits"):
         asked("digit", [])
+
+
+def test_a_search_whose_points_all_fail_ends(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    tried: list[str] = []
+
+    def run(request: Any, *_: Any) -> Any:
+        tried.append(request.id)
+        raise ArithmeticError("nothing works")
+
+    monkeypatch.setattr(pipeline_run, "run", run)
+    assert main(["search", str(file(trials=50))]) != 0
+    assert 1 <= len(tried) <= 6
+    assert "in a row failed" in "".join(capsys.readouterr())

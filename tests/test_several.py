@@ -64,7 +64,7 @@ def test_the_number_of_devices_is_no_part_of_what_a_run_is(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["devices=0"], "devices=0: 1 or more"),
+        (["devices=0"], "devices=0: a whole number of at least 1"),
         (["devices=2", "device=cuda:0"], "devices=2"),
         (["devices=2", "model=classifier_digits"], "draws no images"),
     ],

@@ -84,7 +84,7 @@ def test_a_baseline_is_measured_by_one_process_at_a_time(tmp_path: Path, monkeyp
     held: list[bool] = []
 
     def seen(*_: Any) -> None:
-        other = FileLock(next(tmp_path.glob("*/lock")), timeout=0)
+        other = FileLock(next(tmp_path.glob("*/.lease")), timeout=0)
         try:
             other.acquire()
             other.release()

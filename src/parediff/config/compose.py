@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from hydra._internal.callbacks import Callbacks  # launchers ask for them; Hydra has no public door to the class
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import parediff.config.resolvers  # noqa: F401 - for what is composed
-from parediff.config.catalogue import files, options, shipped_experiments
+from parediff.config.catalogue import files, options
 from parediff.config.door import opened_hydra
 from parediff.config.loader import Loader
 from parediff.config.sources import named, searching
@@ -35,11 +34,6 @@ class Composer:
 
     def __init__(self, primary: str) -> None:
         self.primary = primary
-        for name, path in shipped_experiments().items():
-            node = yaml.safe_load(path.read_text(encoding="utf-8"))
-            *folders, leaf = name.split("/")
-            group = "/".join(["experiment", *folders])
-            ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
         self.notes: list[str] = []
         self.hydra = opened_hydra()
         self.hydra.config_loader = self.loader = Loader(self.hydra.config_loader)

@@ -16,8 +16,8 @@ LONGEST = 300  # characters of a library's complaint that are passed on
 
 
 def class_of(target: str) -> Any:
-    """The class that a `_target_` names."""
-    return get_class(target)
+    """The class that a `_target_` names; RequestError says why it cannot be imported."""
+    return within("_target_", get_class, target)
 
 
 def construct(node: Any, key: str, without: tuple[str, ...] = (), **further: Any) -> Any:

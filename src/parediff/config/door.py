@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from parediff.config.sources import Source, sources
+from parediff.config.experiments import ShippedExperiments
+from parediff.config.sources import OWN, Source, sources
 from parediff.resources import shipped
 
 _SEARCHED: ContextVar[tuple[Source, ...]] = ContextVar("searched", default=())
@@ -21,14 +22,18 @@ class ConfigsOfOthers(SearchPathPlugin):
     """Puts the configs of installed packages and named folders behind those that ship, for parediff's configs only."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for source in _SEARCHED.get():
+        if not _SEARCHED.get():
+            return
+        search_path.append(OWN, f"{ShippedExperiments.scheme()}://")
+        for source in _SEARCHED.get()[1:]:
             search_path.append(source.provider, f"file://{source.conf}")
 
 
 def opened_hydra() -> Any:
     """Hydra over everything that `sources()` names; whatever Hydra the process uses besides stays as it is."""
+    Plugins.instance().register(ShippedExperiments)
     Plugins.instance().register(ConfigsOfOthers)
-    token = _SEARCHED.set(sources()[1:])
+    token = _SEARCHED.set(sources())
     try:
         with initialize_config_dir(str(shipped("conf")), job_name="parediff", version_base="1.3"):
             return GlobalHydra.instance().hydra

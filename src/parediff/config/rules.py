@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from parediff.config.catalogue import files
+from parediff.config.construct import class_of
 from parediff.config.declared import descends, exists, fact
 from parediff.errors import RequestError
 
@@ -23,7 +23,7 @@ def declared_fact(target: Named, name: str) -> Any:
     """What a class says of itself; one that does not ship is asked, which imports it."""
     if isinstance(target, type):
         return getattr(target, name)
-    return fact(target, name) if exists(target) else getattr(get_class(target), name)
+    return fact(target, name) if exists(target) else getattr(class_of(target), name)
 
 
 def check_together(methods: Mapping[str, Named]) -> None:
@@ -65,7 +65,7 @@ def _comes_from(target: Named, source: Any) -> bool:
     if exists(target):
         return descends(target, source if isinstance(source, str) else source.__name__)
     name = source if isinstance(source, str) else source.__name__
-    return name in {kind.__name__ for kind in get_class(target).__mro__}
+    return name in {kind.__name__ for kind in class_of(target).__mro__}
 
 
 def calibrations() -> dict[str, str]:

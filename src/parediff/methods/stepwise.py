@@ -22,7 +22,7 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call, Condition, Predict, Run, Sampled, Wrapper
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
-from parediff.quantization.own_steps import walk
+from parediff.quantization.own_steps import check_plain, walk
 from parediff.validation import require
 
 
@@ -46,12 +46,13 @@ class Stepwise(Method):
 
     def prepare(self, model: DiffusionModel) -> None:
         assert self.sampler is not None
-        times, (channels, height, width) = model.times(self.sampler), model.sample_shape
+        check_plain(model, self.sampler)
+        steps, (channels, height, width) = self.sampler.steps, model.sample_shape
         shape = (channels, height, width) if self.pixels else (channels, 1, 1)
-        table = LinearReconstruction(len(times), shape)
+        table = LinearReconstruction(steps, shape)
         model.denoiser.add_module(NAME, table.to(model.device))
         if self.layers:
-            biases = LayerBiases(model.denoiser, table.clock, len(times))
+            biases = LayerBiases(model.denoiser, table.clock, steps)
             require(bool(biases.paths), "layers", True, "false, without quantised layers,")
             model.denoiser.add_module(BIASES, biases.to(model.device))
         model.wrap(_corrected)

@@ -23,7 +23,7 @@ Visit = Callable[[int, Sequence[Call]], Sequence[Tensor]]
 @torch.no_grad()
 def walk(model: DiffusionModel, calls: Iterable[Call], sampler: Sampler, visit: Visit) -> None:
     """Sample from the calls' first x; at every step `visit` fits what it fits, and only then it goes on."""
-    _check(model, sampler)
+    check_plain(model, sampler)
     batches, schedulers = _starts(calls, sampler, model)
     times = schedulers[0].timesteps
     for step, t in enumerate(times):
@@ -44,7 +44,8 @@ def _starts(calls: Iterable[Call], sampler: Sampler, model: DiffusionModel) -> t
     return found, schedulers
 
 
-def _check(model: DiffusionModel, sampler: Sampler) -> None:
+def check_plain(model: DiffusionModel, sampler: Sampler) -> None:
+    """Raise RequestError for a sampler with noise, or of several calls a step, and for guidance."""
     if model.guidance_scale != 1 or sampler.eta != 0:
         raise RequestError("trajectory", "own", "a sampler without noise and a model without guidance are accepted")
     scheduler = sampler.scheduler_for(model.pipeline)

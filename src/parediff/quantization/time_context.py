@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from parediff.models.diffusion.time import announce_time, time_width
 
 NAME = "time_context"
-UNUSED = -math.inf
+UNUSED = torch.finfo(torch.float32).min
+"""A number that averages to itself, below every time step; some networks count time below zero."""
 """Of a free place; continuous noise levels have negative time steps too."""
 
 
@@ -27,7 +28,7 @@ def embedding_of(t: Tensor, channels: int) -> Tensor:
 class TimeContext(nn.Module):
     """One per denoiser, as its child `time_context`: t [B] of the call under way, and the steps that tables hold.
 
-    `steps` [capacity] holds the tabulated time steps in ascending order, then -inf. It is filled in `calibrate`.
+    `steps` [capacity] holds the tabulated time steps in ascending order, then UNUSED. It is filled in `calibrate`.
     The call's t arrives where time enters the network, so wrappers, replays and training all pass through here.
     """
 

@@ -24,6 +24,7 @@ from parediff.search.settings import Asked, SearchSettings
 from parediff.search.space import Params, overrides_of
 
 ID, FEW = "id", "few"
+IN_A_ROW = 5  # points that fail one after the other: what makes them fail will not pass
 """Attributes of a trial: its run, and its worth on few images (values and standard errors)."""
 
 
@@ -70,14 +71,17 @@ class Search:
 
     def run(self) -> int:
         """How many points this process ran."""
-        done = 0
+        done = failures = 0
         with opened(self.folder, self.settings, self.directions, self._identity()) as (study, worker):
             if lost := repeat_lost(study, self.folder):
                 self.say(f"{lost} points of processes that are gone are asked for again")
             self._begin(study)
             while (trial := begun(study, self.folder, worker, self.settings.trials)) is not None:
-                self._one(study, trial)
+                failures = 0 if self._one(study, trial) else failures + 1
                 done += 1
+                if failures == IN_A_ROW:
+                    self.say(f"{failures} points in a row failed: the search ends here, and goes on when asked again")
+                    break
         return done
 
     def _identity(self) -> str:
@@ -123,24 +127,26 @@ class Search:
             system_attrs={"constraints": over} if over else {},
         )
 
-    def _one(self, study: optuna.Study, trial: optuna.trial.Trial) -> None:
+    def _one(self, study: optuna.Study, trial: optuna.trial.Trial) -> bool:
+        """Whether the point was measured, or known not to be worth it."""
         params = self.settings.space.drawn(trial)
         told = f"{trial.number}: {_named(params)}"
         beaten = self._beaten(study, trial, params) if self.settings.few else None
         if beaten is not None:
             study.tell(trial, state=TrialState.PRUNED)
             self.say(f"{told}: {beaten}")
-            return
+            return True
         record = self._ran(self.config(params))
         values = None if isinstance(record, str) else self._values(record)
         if isinstance(record, str) or values is None:
             study.tell(trial, state=TrialState.FAIL)
             self.say(f"{told}: {record if isinstance(record, str) else 'has no value for an objective'}")
-            return
+            return False
         trial.set_user_attr(ID, record.id)
         trial.set_user_attr(BOUNDS, self._over(record))
         study.tell(trial, list(values))
         self.say(f"{told}: {self._in_words(values)}{' (over a constraint)' * any(v > 0 for v in self._over(record))}")
+        return True
 
     def _ran(self, config: DictConfig) -> Record | str:
         """The record of a run, made now where there is none; one line where it failed."""

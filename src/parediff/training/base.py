@@ -31,7 +31,7 @@ class Learner(pl.LightningModule, ABC):
         network: nn.Module,
         *,
         learning_rate: Annotated[Positive, "of AdamW, at its highest"],
-        schedule: Literal["constant", "cosine"],
+        schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"],
         warmup_steps: Annotated[Whole, "in which the rate rises"],
         weight_decay: Annotated[NonNegative, "of matrices and kernels"],
         ema_decay: Annotated[Below1, "of the averaged weights, which are kept"],
