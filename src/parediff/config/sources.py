@@ -60,12 +60,12 @@ def installed(_: tuple[str, ...]) -> tuple[Source, ...]:
 def searching(paths: Iterable[str]) -> Iterator[None]:
     """Within the block, these folders count too: file://FOLDER, pkg://package/folder or a plain path.
 
-    The classes that their YAMLs name are also looked for beside such a folder, behind everything that is installed.
+    The classes that their YAMLs name are also looked for beside such a folder or its package, after what is installed.
     """
     already = {source.conf for source in sources()}
     added = tuple(source for source in map(_named, dict.fromkeys(paths)) if source.conf not in already)
     _check_names(sources(), added)
-    beside = [str(source.conf.parent) for source in added if str(source.conf.parent) not in sys.path]
+    beside = [path for path in map(_beside, added) if path not in sys.path]
     token = _NAMED.set((*_NAMED.get(), *added))
     sys.path.extend(beside)
     try:
@@ -74,6 +74,14 @@ def searching(paths: Iterable[str]) -> Iterator[None]:
         _NAMED.reset(token)
         for path in beside:
             sys.path.remove(path)
+
+
+def _beside(source: Source) -> str:
+    """Where the classes of a folder are imported from: beside it, or beside the package that it lies in."""
+    folder = source.conf.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return str(folder)
 
 
 def named() -> list[str]:
