@@ -168,6 +168,10 @@ def test_made_images_are_what_methods_that_train_learn_from(tmp_path: Path) -> N
         (["model=classifier_digits", "calibration=uniform"], r"^calibration=uniform: .*dfakd, .*real_data.*zs_cgan"),
         (["model=ddpm_digits", "calibration=genie"], r"^calibration=genie: .*ndtc, real_data, sensitive, single_step"),
         (["model=ddpm_digits", "method=[ptq,finetune]"], r"^method=finetune: .*this one is for classifiers"),
+        *(
+            (["model=classifier_digits", f"method=[ptq,{name}]"], rf"^method={name}: .*this one is for denoisers")
+            for name in ("ptqd", "tac", "stepwise")
+        ),
         (["model=classifier_digits", "calibration=ris", "calibration.pool=[]"], r"^calibration\.pool=\[\]: some of"),
         (["model=classifier_digits", "calibration=gdfq", "calibration.batch_size=1"], r"^calibration\.batch_size=1"),
     ],

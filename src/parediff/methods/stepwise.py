@@ -35,17 +35,13 @@ class Stepwise(Method):
     """
 
     corrects: ClassVar[bool] = True
+    serves: ClassVar[tuple[str, ...]] = ("images",)
 
     pixels: bool
     layers: bool
-    sampler: Sampler | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sampler is not None, "sampler", None, "a sampler")
+    sampler: Sampler
 
     def prepare(self, model: DiffusionModel) -> None:
-        assert self.sampler is not None
         check_plain(model, self.sampler)
         steps, (channels, height, width) = self.sampler.steps, model.sample_shape
         shape = (channels, height, width) if self.pixels else (channels, 1, 1)
@@ -58,7 +54,6 @@ class Stepwise(Method):
         model.wrap(_corrected)
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
-        assert self.sampler is not None
         table, biases = _table(model), _biases(model)
         table.clock.remember(model.times(self.sampler))
 

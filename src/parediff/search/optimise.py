@@ -24,8 +24,8 @@ from parediff.search.settings import Asked, SearchSettings
 from parediff.search.space import Params, overrides_of
 
 ID, FEW = "id", "few"
-IN_A_ROW = 5  # points that fail one after the other: what makes them fail will not pass
 """Attributes of a trial: its run, and its worth on few images (values and standard errors)."""
+IN_A_ROW = 5  # points that fail one after the other: what makes them fail will not pass
 
 
 @dataclass
