@@ -12,6 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from parediff.config.experiments import ShippedExperiments
+from parediff.config.files import KeptFiles
 from parediff.config.sources import OWN, Source, sources
 from parediff.resources import shipped
 
@@ -24,13 +25,17 @@ class ConfigsOfOthers(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if not _SEARCHED.get():
             return
+        for element in search_path.get_path():
+            if element.provider == "main":
+                element.path = f"{KeptFiles.scheme()}://{element.path}"
         search_path.append(OWN, f"{ShippedExperiments.scheme()}://")
         for source in _SEARCHED.get()[1:]:
-            search_path.append(source.provider, f"file://{source.conf}")
+            search_path.append(source.provider, f"{KeptFiles.scheme()}://{source.conf}")
 
 
 def opened_hydra() -> Any:
     """Hydra over everything that `sources()` names; whatever Hydra the process uses besides stays as it is."""
+    Plugins.instance().register(KeptFiles)
     Plugins.instance().register(ShippedExperiments)
     Plugins.instance().register(ConfigsOfOthers)
     token = _SEARCHED.set(sources())

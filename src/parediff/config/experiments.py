@@ -7,9 +7,10 @@ from pathlib import Path
 
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from parediff.config.catalogue import shipped_experiments
+from parediff.config.files import parsed
 
 GROUP = "experiment"
 HEADER = {"package": "_global_"}
@@ -26,8 +27,10 @@ class ShippedExperiments(ConfigSource):
         path = _paths().get(_name(config_path))
         if path is None:
             raise ConfigLoadError(f"no experiment {config_path}")
-        node = _parsed(path, path.stat().st_mtime_ns).copy()
-        return ConfigResult(config=node, path=f"{self.scheme()}://", provider=self.provider, header=dict(HEADER))
+        node = parsed(path)[1]
+        if not isinstance(node, DictConfig):
+            raise ConfigLoadError(f"{path} holds no keys")
+        return ConfigResult(config=node.copy(), path=f"{self.scheme()}://", provider=self.provider, header=dict(HEADER))
 
     def available(self) -> bool:
         return True
@@ -54,11 +57,3 @@ def _name(config_path: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _paths() -> dict[str, Path]:
     return {f"{GROUP}/{name}": path for name, path in shipped_experiments().items()}
-
-
-@functools.lru_cache(maxsize=256)
-def _parsed(path: Path, _: int) -> DictConfig:
-    node = OmegaConf.load(path)
-    if not isinstance(node, DictConfig):
-        raise ConfigLoadError(f"{path} holds no keys")
-    return node

@@ -27,12 +27,23 @@ class Loader(ConfigLoader):
         self._hydras = hydras
         self._composed: dict[Any, DictConfig] = {}
 
-    def load_configuration(self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
-        asked = config_name, tuple(overrides), args, tuple(sorted(kwargs.items()))
-        if asked not in self._composed:
-            config = self._hydras.load_configuration(config_name, overrides, *args, **kwargs)
-            self._composed[asked] = inherited(config, overrides)
-        return copy.deepcopy(self._composed[asked])
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
+    ) -> Any:
+        rest = config_name, tuple(overrides), args, tuple(sorted(kwargs.items()))
+        if (rest, run_mode) not in self._composed:
+            self._composed[rest, run_mode] = self._kept_of_several_runs(rest, run_mode) or inherited(
+                self._hydras.load_configuration(config_name, overrides, run_mode, *args, **kwargs), overrides
+            )
+        return copy.deepcopy(self._composed[rest, run_mode])
+
+    def _kept_of_several_runs(self, rest: Any, run_mode: RunMode) -> DictConfig | None:
+        """What was composed to look at a request is also its one run, where it sweeps nothing and left nothing open."""
+        config = self._composed.get((rest, RunMode.MULTIRUN))
+        if run_mode is not RunMode.RUN or config is None or "???" in config.hydra.runtime.choices.values():
+            return None
+        parsed = OverridesParser.create().parse_overrides(list(rest[1]))
+        return None if any(item.is_sweep_override() for item in parsed) else config
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """A job's config, with the overrides of Hydra's own node that all jobs share."""

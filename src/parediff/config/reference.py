@@ -84,17 +84,20 @@ def _axis(axis: str, default: Any) -> Key:
 
 def _composed(group: str, option: str) -> tuple[Any, str]:
     """The node of one option as it stands in a config, interpolations as they are, and its key."""
-    several = group in SEVERAL
-    chosen = f"+{group}@part={option}" if group in PARTS else f"{group}=[{option}]" if several else f"{group}={option}"
-    config = _composer("train" if group == "trainer" else "config").compose([chosen])
-    plain: Any = OmegaConf.to_container(config, resolve=False)
     if group in PARTS:
-        return plain["part"], group
-    key = KEYS[group]
+        return _plain("config", f"+{group}@part={option}")["part"], group
+    if group in SEVERAL:  # one composition shows them all
+        every = _plain("config", f"{group}=[{','.join(options(group))}]")
+        return every[KEYS[group]][option], f"{KEYS[group]}.{option}"
     if group == "trainer":
-        parts = {name: plain[name] for name in ("trainer", "learner") if name in plain}
-        return parts, ""
-    return (plain[key][option], f"{key}.{option}") if several else (plain[key], key)
+        plain = _plain("train", f"{group}={option}")
+        return {name: plain[name] for name in ("trainer", "learner") if name in plain}, ""
+    return _plain("config", f"{group}={option}")[KEYS[group]], KEYS[group]
+
+
+@functools.lru_cache(maxsize=64)
+def _plain(primary: str, chosen: str) -> Any:
+    return OmegaConf.to_container(_composer(primary).compose([chosen]), resolve=False)
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from parediff.cost.base import PerImage, WatchedCost
 
@@ -87,20 +86,20 @@ class _LiveStorages(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.see(tree_leaves((args, kwargs)))
+        self.see(list(_tensors((args, kwargs))))
         output = func(*args, **kwargs)
-        self._add(tree_leaves(output))
+        self._add(list(_tensors(output)))
         self.peak = max(self.peak, self.live)
         return output
 
-    def see(self, values: list[Any]) -> None:
+    def see(self, values: list[Tensor]) -> None:
         """Storages that were there before: they were part of every earlier moment, the peak included."""
         self.peak += self._add(values)
 
-    def _add(self, values: list[Any]) -> int:
+    def _add(self, values: list[Tensor]) -> int:
         before = self.live
         for value in values:
-            if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+            if value.layout == torch.strided and value.device.type == "cpu":
                 self._follow(value.untyped_storage())
         return self.live - before
 
@@ -115,3 +114,14 @@ class _LiveStorages(TorchDispatchMode):
 
         self._references[key] = weakref.ref(storage, forget)
         self.live += size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """An operation's arguments and results hold tensors in tuples, lists and dictionaries; this is met at every one."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for entry in value:
+            yield from _tensors(entry)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
