@@ -43,6 +43,7 @@ def test_a_cell_works_and_is_cheaper_or_is_refused_in_one_line(
         assert cell.macs < cell.plain_macs or cell.bops < cell.plain_bops or cell.bytes < cell.plain_bytes
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_is_of_these_architectures_and_their_refusals(tmp_path: Path) -> None:
     cells = matrix.read(matrix.TABLE.read_text(encoding="utf-8"))
     assert list(cells) == [(name, methods) for name in pipelines.KINDS for methods in matrix.COMBINATIONS]

@@ -31,7 +31,13 @@ def average_over(steps: int, interval: int, full: float, both: float) -> float:
     return (keyframes * full + (steps - keyframes) * (2 * both - full)) / steps
 
 
-@pytest.mark.parametrize(("interval", "macs"), [(2, 52.12), (3, 36.48), (5, 23.50), (10, 13.97), (20, 9.39)])
+@pytest.mark.parametrize(
+    ("interval", "macs"),
+    [
+        (3, 36.48),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in [(2, 52.12), (5, 23.50), (10, 13.97), (20, 9.39)]),
+    ],
+)
 def test_ldm4_costs_what_is_published(interval: int, macs: float) -> None:
     arguments = reusing.meta_inputs(3, 64), reusing.meta_context(1, 512)
     full, both = (average(reusing.ldm4_unet(), deepcache(branch=0, interval=2), n, *arguments) for n in (1, 2))

@@ -131,7 +131,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
-@pytest.mark.parametrize("after", [2, 7])
+@pytest.mark.parametrize("after", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_what_cannot_be_written_is_said_in_one_line_and_loses_nothing(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, code: int, said: str, after: int
 ) -> None:
@@ -164,7 +164,11 @@ def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        pytest.param(MemoryError(), marks=pytest.mark.slow),
+    ],
 )
 def test_too_little_memory_is_on_record_with_what_to_do_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

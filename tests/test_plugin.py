@@ -66,6 +66,7 @@ def test_a_hint_names_what_a_package_brings(capsys: Any) -> None:
     assert "Did you mean half?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_package_passes_the_conformance_suites(site: Path, tmp_path: Path) -> None:
     """In a process of their own, as whoever installed it runs them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(site)])}

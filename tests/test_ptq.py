@@ -285,6 +285,7 @@ def test_on_the_trained_model_more_bits_are_always_closer(digits: tuple[Diffusio
     assert errors[-1] < 1e-2 * errors[0]
 
 
+@pytest.mark.slow
 def test_on_the_trained_model_the_choices_of_the_defaults_pay(digits: tuple[DiffusionModel, list[Call]]) -> None:
     four = {"weight_bits": 4, "activation_bits": 4}
     best = output_error(*digits, **four)

@@ -57,15 +57,15 @@ BOTH = ("methods.qncd.smoothing=true", "methods.qncd.estimate_every=4", "methods
 @pytest.mark.parametrize(
     ("names", "overrides"),
     [
-        ("qncd,ptq", SMOOTH),
+        pytest.param("qncd,ptq", SMOOTH, marks=pytest.mark.slow),
         ("qncd,ptq", BOTH),
         ("ptq,qncd", ESTIMATE),
-        ("frdiff,qncd,tdq", BOTH),
+        pytest.param("frdiff,qncd,tdq", BOTH, marks=pytest.mark.slow),
         pytest.param("qncd,tdq", SMOOTH, marks=pytest.mark.slow),
         pytest.param("qncd,tdq", BOTH, marks=pytest.mark.slow),
         pytest.param("tdq,qncd", ESTIMATE, marks=pytest.mark.slow),
         ("frdiff,qncd,ptq", BOTH),
-        ("qncd,ptq,snr", BOTH),
+        pytest.param("qncd,ptq,snr", BOTH, marks=pytest.mark.slow),
     ],
 )
 def test_it_composes_and_restores(names: str, overrides: tuple[str, ...]) -> None:

@@ -95,7 +95,9 @@ def weights(layer: FoldableLayer, path: str, state: dict[str, Stored]) -> list[T
     return parts
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("ptq", "tdq") else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+)
 def test_the_exported_state_is_all_that_is_needed_and_its_bytes_are_the_size(name: str, tmp_path: Path) -> None:
     model = quantised(name)
     state = exported(model.denoiser)

@@ -124,6 +124,7 @@ def test_a_sampler_with_noise_or_of_several_calls_a_step_is_refused() -> None:
             compress(model, model.copy(), methods, lambda _, calls=calls: calls, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_on_the_trained_model_held_out_predictions_come_nearer() -> None:
     model = PretrainedPipeline(name="ddpm_digits", path="assets://ddpm_digits").load("cpu")
     sampler = Sampler(name="ddim", scheduler="DDIMScheduler", steps=10)

@@ -103,6 +103,7 @@ def test_after_the_second_stage_tables_are_still_the_generators() -> None:
     assert torch.equal(_draw(model), _draw(twin))
 
 
+@pytest.mark.slow
 def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> None:
     errors = {}
     for rounding in ("nearest", "adaround"):

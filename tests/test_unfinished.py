@@ -63,7 +63,9 @@ def numbers(path: Path) -> dict[str, Any]:
     return {section: getattr(found, section) for section in ("quality", "fidelity", "stderr", "cost", "baseline")}
 
 
-@pytest.mark.parametrize("cut_at", [2, 7], ids=["baseline", "images"])
+@pytest.mark.parametrize(
+    "cut_at", [pytest.param(2, id="baseline", marks=pytest.mark.slow), pytest.param(7, id="images")]
+)
 def test_images_that_are_drawn_are_not_drawn_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int
 ) -> None:
@@ -110,7 +112,14 @@ def test_blocks_of_another_machine_are_dropped(tmp_path: Path) -> None:
     assert again.kept(range(2, 4)) is None
 
 
-@pytest.mark.parametrize("methods", ["ptq,ptqd", "qncd,ptq", "frdiff,lsq"])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "frdiff,lsq",
+        pytest.param("ptq,ptqd", marks=pytest.mark.slow),
+        pytest.param("qncd,ptq", marks=pytest.mark.slow),
+    ],
+)
 def test_methods_that_are_through_are_not_calibrated_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from parediff import __version__
 from parediff.commands import completion
@@ -39,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(words)
     from parediff.atomic import WriteError
     from parediff.errors import RequestError
+    from parediff.results.interruption import Terminated, ended_in_order
 
     _quiet()
     try:
-        with _ended_in_order():
+        with ended_in_order():
             return arguments.act(arguments)
     except (RequestError, WriteError) as error:
         print(f"parediff: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
@@ -56,27 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a command as Ctrl-C does."""
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """While the block lasts, SIGTERM unwinds the stack, so that nothing half written is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def entry() -> None:

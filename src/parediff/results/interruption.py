@@ -1,8 +1,9 @@
-"""Signals that end a process which may go on elsewhere: they come through where everything finished is on disk."""
+"""Signals that end a command in order, and those of a process that goes on elsewhere, which wait for a safe point."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,36 @@ from typing import Any
 _handlers: dict[int, Any] = {}
 """What the process did on a signal before it was put off."""
 _waiting: list[int] = []
+_ended: list[type[KeyboardInterrupt]] = []
+"""What ended the command, until it has."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """While the block lasts, SIGINT and SIGTERM unwind the stack, so that nothing half written is left.
+
+    Python drops what is raised while it forgets an object; the next `safe_point` raises it again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+    def end(number: int, _: FrameType | None) -> None:
+        _ended.append(kinds[signal.Signals(number)])
+        raise _ended[-1]
+
+    before: dict[int, Any] = {number: signal.signal(number, end) for number in kinds}
+    try:
+        yield
+    finally:
+        _ended.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -34,6 +65,8 @@ def is_waiting() -> bool:
 
 def safe_point() -> None:
     """Let what waits come through; returns where nothing does, or where its handler returns."""
+    if _ended:
+        raise _ended[-1]
     while _waiting:
         number = _waiting.pop(0)
         handler = _handlers.get(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,7 @@ def _accepted(name: str, folders: list[Path]) -> Path:
     return folders[-1]
 
 
+@functools.cache
 def _request(name: str, folder: Path) -> Request:
     overrides = [
         *smoke_of("method", name),
