@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -59,22 +61,51 @@ def override(group: str, option: str) -> str:
     return f"{group}=[{option}]" if group in ("method", "metric", "cost") else f"{group}={option}"
 
 
-@pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in GROUPS and item not in FOREIGN])
-def test_every_option_composes_and_builds(composer: Composer, weights: Path, group: str, option: str) -> None:
-    if group == "tracker" and option in OPTIONAL:
-        pytest.importorskip(option, reason="an optional package")
-    asked = [override(group, option), *NEEDED.get(option, [])]
+def rounds(chosen: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """The options in as few requests as there can be: in each at most one of every group."""
+    groups = [[item for item in chosen if item[0] == group] for group in sorted({group for group, _ in chosen})]
+    return [list(filter(None, row)) for row in itertools.zip_longest(*groups)]
+
+
+def named(row: list[tuple[str, str]]) -> str:
+    return "+".join(option for _, option in row)
+
+
+def builds(composer: Composer, weights: Path, asked: list[str]) -> bool:
     metrics = composer.compose(asked).get("metrics") or {}
     own = [entry for key in metrics for entry in networks.overrides(metrics[key], f"metrics.{key}", weights)]
-    assert build(composer.compose([*asked, *own])).id
+    return bool(build(composer.compose([*asked, *own])).id)
+
+
+BUILT = [
+    (group, option)
+    for group, option in OPTIONS
+    if group in GROUPS and (group, option) not in FOREIGN and not (option in OPTIONAL and find_spec(option) is None)
+]
+
+
+@pytest.mark.parametrize("row", rounds([item for item in BUILT if item[1] not in NEEDED]), ids=named)
+def test_every_option_composes_and_builds(composer: Composer, weights: Path, row: list[tuple[str, str]]) -> None:
+    assert builds(composer, weights, [override(group, option) for group, option in row])
+
+
+@pytest.mark.parametrize(("group", "option"), [item for item in BUILT if item[1] in NEEDED])
+def test_every_option_builds_on_what_it_needs(composer: Composer, weights: Path, group: str, option: str) -> None:
+    assert builds(composer, weights, [override(group, option), *NEEDED[option]])
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [item for item in OPTIONS if item[0] not in {*GROUPS, SEARCHES} or item in FOREIGN]
+    "row",
+    rounds([item for item in OPTIONS if item[0] not in {*GROUPS, SEARCHES, "trainer"} or item in FOREIGN]),
+    ids=named,
 )
-def test_every_other_option_composes(composer: Composer, group: str, option: str) -> None:
-    primary = Composer("train") if group == "trainer" else composer
-    assert primary.compose([override(group, option)])
+def test_every_other_option_composes(composer: Composer, row: list[tuple[str, str]]) -> None:
+    assert composer.compose([override(group, option) for group, option in row])
+
+
+def test_every_trainer_composes() -> None:
+    composer = Composer("train")
+    assert all(composer.compose([override(*item)]) for item in OPTIONS if item[0] == "trainer")
 
 
 @pytest.mark.parametrize("name", experiment_files())
@@ -110,7 +141,12 @@ def test_training_composes_for_every_model_that_has_an_architecture() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [name for group, name in OPTIONS if group == "sampler" and (group, name) not in FOREIGN]
+    "option",
+    [
+        name if name in ("ddim", "dpmpp_2m") else pytest.param(name, marks=pytest.mark.slow)
+        for group, name in OPTIONS
+        if group == "sampler" and (group, name) not in FOREIGN
+    ],
 )
 def test_every_sampler_draws_digits_from_the_model_that_ships(composer: Composer, option: str) -> None:
     overrides = [f"sampler={option}", "sampler.steps=10", "workload.count=100", "workload.batch_size=100"]

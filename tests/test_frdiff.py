@@ -621,6 +621,7 @@ def test_keyframes_beyond_the_run_are_refused_before_any_call() -> None:
         model.generate([1], None, sampler())
 
 
+@pytest.mark.slow
 def test_on_the_digits_model_a_longer_interval_costs_less_and_strays_further() -> None:
     model = PretrainedPipeline(name="ddpm_digits", path="assets://ddpm_digits").load("cpu")
     ddim = Sampler(name="ddim", scheduler="DDIMScheduler", steps=20)

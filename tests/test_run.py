@@ -26,6 +26,9 @@ from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
 
+EVERY_COST = "cost=[macs,bops,nfe,size_bytes,peak_memory_bytes,latency_s]"
+
+
 @pytest.fixture
 def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`parediff run` on a tiny model, records below a folder of its own."""
@@ -48,7 +51,8 @@ def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def run(*overrides: str) -> int:
         many = ["-m"] if "-m" in overrides else []
-        return main(["run", *many, *fixed, *(entry for entry in overrides if entry != "-m")])
+        cost = [] if EVERY_COST in overrides else ["cost=[macs,bops,nfe,size_bytes]"]
+        return main(["run", *many, *fixed, *cost, *(entry for entry in overrides if entry != "-m")])
 
     return run
 
@@ -58,7 +62,7 @@ def records(tmp_path: Path) -> list[record.Record]:
 
 
 def test_a_run_writes_one_whole_record_and_says_where(line: Any, tmp_path: Path, capsys: Any) -> None:
-    assert line() == 0
+    assert line(EVERY_COST) == 0
     path = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert path.name == "record.json"
     found = record.read(path)
@@ -214,7 +218,7 @@ def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
 
 
 def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
-    assert line("method=[ptq]") == 0
+    assert line("method=[ptq]", EVERY_COST) == 0
     (found,) = records(tmp_path)
     assert found.cost["latency_s"] is None
     assert found.baseline["cost"]["latency_s"] is None

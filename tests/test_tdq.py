@@ -74,7 +74,10 @@ def _draw(model: DiffusionModel, sampler: Sampler = tiny.DDIM) -> Tensor:
     return model.generate((3, 4), conditions, sampler)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=["unet", "text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("class", "dit"))],
+)
 def tabulated(request: pytest.FixtureRequest) -> DiffusionModel:
     model = MODELS[request.param]()
     fitted(model, method())
