@@ -25,7 +25,6 @@ from parediff.pipeline.run import protocol_of
 from parediff.pipeline.saved import SavedRun
 from parediff.results import record
 
-
 EVERY_COST = "cost=[macs,bops,nfe,size_bytes,peak_memory_bytes,latency_s]"
 
 
