@@ -15,6 +15,8 @@ import yaml
 
 from parediff.cli import COMMANDS, main
 from parediff.commands.completion import Line, candidates
+from parediff.config.compose import Composer
+from parediff.errors import RequestError
 
 SOURCE = Path(__file__).parent.parent / "src" / "parediff"
 
@@ -161,3 +163,13 @@ def test_hydras_inside_is_imported_only_where_no_public_door_leads_to_it() -> No
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hydra._internal")
     }
     assert found == {("config/compose.py", "hydra._internal.callbacks")}
+
+
+def test_a_request_that_was_looked_at_is_the_one_that_is_run_and_a_sweep_is_none() -> None:
+    composer, asked = Composer("config"), ["method=[ptq]", "sampler.steps=7"]
+    composer.compose(asked, multirun=True)
+    assert composer.compose(asked) == Composer("config").compose(asked)
+    swept = ["sampler.steps=7,8"]
+    composer.compose(swept, multirun=True)
+    with pytest.raises(RequestError):
+        composer.compose(swept)

@@ -89,6 +89,14 @@ def test_a_folder_brings_its_configs_and_the_classes_beside_it_while_it_is_named
         Composer("config").compose(["method=[fold]"])
 
 
+def test_a_config_that_was_changed_is_read_anew(folder: Path) -> None:
+    with searching(["conf"]):
+        composer, path = Composer("config"), folder / "method" / "fold.yaml"
+        assert composer.compose(["method=[fold]"]).methods.fold.dtype == "bfloat16"
+        path.write_text(path.read_text(encoding="utf-8").replace("bfloat16", "float16"), encoding="utf-8")
+        assert Composer("config").compose(["method=[fold]"]).methods.fold.dtype == "float16"
+
+
 @pytest.mark.parametrize("named", [["--config-dir", "conf"], ["hydra.searchpath=[file://{folder}]"]])
 def test_a_folder_is_named_by_option_or_override_and_launched_runs_find_it(folder: Path, named: list[str]) -> None:
     asked = ["method=[fold]", "metric=[psnr]", "tracker=none", "sampler.steps=2", "workload.count=4"]
