@@ -13,13 +13,13 @@ import matrix
 import pipelines
 
 SHARES = re.compile(r"\d\.\d\d( · \d\.\d\d){2}")
-QUICK = ("sd3",)
+QUICK = [("sd3", methods) for methods in ("", "ptq", "frdiff", "ptq,frdiff")]
 """Architectures of the default suite; the others are slow together."""
 
 
 def _cells() -> list[Any]:
     return [
-        pytest.param(name, methods, marks=() if name in QUICK else pytest.mark.slow, id=f"{name}-{methods}")
+        pytest.param(name, methods, marks=() if (name, methods) in QUICK else pytest.mark.slow, id=f"{name}-{methods}")
         for name in pipelines.KINDS
         for methods in matrix.COMBINATIONS
     ]
