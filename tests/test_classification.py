@@ -19,7 +19,7 @@ from parediff.errors import RequestError
 from parediff.metrics.robustness import NoiseRobustness, perturbed
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.pretrained import PretrainedClassifier, load_classifier
-from parediff.pipeline.run import launched
+from parediff.pipeline.attempt import launched
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer
 from parediff.quantization.quantizer import Quantizer

@@ -16,7 +16,7 @@ from parediff.data.synthetic import SyntheticImages
 from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.classifiers.model import ClassifierModel
-from parediff.pipeline.run import launched
+from parediff.pipeline.attempt import launched
 from parediff.results import record as records
 from parediff.training.distillation import Distillation, softened_divergence
 from parediff.training.generator import GeneratorTraining

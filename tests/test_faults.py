@@ -24,8 +24,8 @@ from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.pipeline.attempt import Outcome
 from parediff.pipeline.lost import through
-from parediff.pipeline.run import Outcome
 from parediff.results import record as records
 from parediff.results.progress import Study, in_words, report
 
@@ -62,9 +62,7 @@ def is_tidy(runs: Path) -> bool:
     return not [*runs.rglob("*.tmp"), *runs.rglob("unfinished"), *runs.rglob("progress.json"), *runs.rglob("training")]
 
 
-def test_sigkill_while_fitting_training_and_writing(
-    saved_model: Path, whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_sigkill_while_fitting_training_and_writing(saved_model: Path, whole: dict[str, Any], tmp_path: Path) -> None:
     overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
     for place, after in (("calibration", 2), ("training", 3), ("record", 3)):
         assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place

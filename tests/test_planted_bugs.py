@@ -29,14 +29,14 @@ class Bug(NamedTuple):
 BUGS = [
     # what a record, its protocol and the run's name contain
     Bug("tasks/image_generation.py", '"count": self.workload.count, "conditions": self.workload.labels', '"conditions": self.workload.labels', "test_run test_tasks"),
-    Bug("pipeline/run.py", '"versions": versions(VERSIONS_THAT_MATTER),', '"versions": {},', "test_run test_tasks"),
-    Bug("pipeline/run.py", '"code": measuring_code(request),', '"code": {},', "test_run"),
-    Bug("pipeline/run.py", "        **request.task.protocol(),\n", "", "test_run test_tasks"),
+    Bug("pipeline/statement.py", '"versions": versions(VERSIONS_THAT_MATTER),', '"versions": {},', "test_run test_tasks"),
+    Bug("pipeline/statement.py", '"code": measuring_code(request),', '"code": {},', "test_run"),
+    Bug("pipeline/statement.py", "        **request.task.protocol(),\n", "", "test_run test_tasks"),
     Bug("provenance.py", '{"config": without(config, IRRELEVANT), "seeds": seeds}', '{"seeds": seeds}', "test_record test_run"),
     Bug("digest.py", "waiting += [other for other in imported if other.partition(\".\")[0] == own]", "pass", "test_digest"),
     Bug("results/record.py", 'return {"schema": SCHEMA, **own}', "return own", "test_record"),
     # the order and completeness of writes
-    Bug("pipeline/run.py", '    write_atomically(folder / "samples.png", sheet(pictures))\n    records.write(record, folder)', '    records.write(record, folder)\n    write_atomically(folder / "samples.png", sheet(pictures))', "test_run"),
+    Bug("pipeline/statement.py", '    write_atomically(folder / "samples.png", sheet(pictures))\n    records.write(record, folder)', '    records.write(record, folder)\n    write_atomically(folder / "samples.png", sheet(pictures))', "test_run"),
     Bug("pipeline/baseline.py", '        if not (folder / "baseline.json").exists():', '        if not (folder / "outputs.npy").exists():', "test_run test_tasks"),
     Bug("results/lease.py", "lock.acquire(blocking=wait, poll_interval=POLL_S)", "pass", "test_lease"),
     Bug("atomic.py", "        temporary.unlink(missing_ok=True)", "        pass", "test_record test_run"),
@@ -52,8 +52,8 @@ BUGS = [
     Bug("tasks/classification.py", "[index * total // taken for index in range(taken)]", "list(range(taken))", "test_tasks test_classification"),
     Bug("tasks/image_generation.py", "self.reference if as_reference else self.sampler, blocks)", "self.sampler, blocks)", "test_run"),
     # leases and what is not finished
-    Bug("pipeline/run.py", "            return settled(request) or _held(request)", "            return _held(request)", "test_run"),
-    Bug("pipeline/run.py", '        if _status(request) == "finished":\n            kept', "        if False:\n            kept", "test_run"),
+    Bug("pipeline/attempt.py", "            return settled(request) or _held(request)", "            return _held(request)", "test_run"),
+    Bug("pipeline/attempt.py", '        if _status(request) == "finished":\n            kept', "        if False:\n            kept", "test_run"),
     Bug("pipeline/unfinished.py", "        if (mark.read_text() if mark.is_file() else None) != key:", "        if not mark.is_file():", "test_unfinished"),
     Bug("sampling/blocks.py", "if rows.start and path.is_file() else None", "if path.is_file() else None", "test_unfinished"),
     Bug("pipeline/compress.py", "        if place <= through:", "        if place < through:", "test_unfinished"),

@@ -21,8 +21,8 @@ from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import build
 from parediff.errors import RequestError
-from parediff.pipeline.run import protocol_of
 from parediff.pipeline.saved import SavedRun
+from parediff.pipeline.statement import protocol_of
 from parediff.results import record
 
 EVERY_COST = "cost=[macs,bops,nfe,size_bytes,peak_memory_bytes,latency_s]"
@@ -201,13 +201,13 @@ def test_a_folder_that_names_a_foreign_class_is_refused(tmp_path: Path) -> None:
 def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.pipeline import run
+    from parediff.pipeline import statement
 
     assert line() == 0
     (before,) = records(tmp_path)
-    plain = run.source_digest
+    plain = statement.source_digest
     monkeypatch.setattr(
-        run, "source_digest", lambda names: "corrected" if "parediff.metrics.psnr" in names else plain(names)
+        statement, "source_digest", lambda names: "corrected" if "parediff.metrics.psnr" in names else plain(names)
     )
     assert line() == 0
     assert "measured anew: the code of psnr has changed" in " ".join(capsys.readouterr().err.split())
@@ -245,14 +245,14 @@ def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(sav
 def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_over(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from parediff.pipeline import run
+    from parediff.pipeline import attempt
     from parediff.results.lease import lease
 
     assert line() == 0
     (found,) = records(tmp_path)
     assert found.folder is not None
     (found.folder / "record.json").rename(tmp_path / "kept.json")
-    work, waits, wait = threading.Event(), threading.Event(), run.awaited
+    work, waits, wait = threading.Event(), threading.Event(), attempt.awaited
 
     def another() -> None:
         with lease(found.folder, wait=False) as own:
@@ -265,8 +265,8 @@ def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_ov
     thread = threading.Thread(target=another)
     thread.start()
     assert work.wait(10)
-    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("the same work was done twice"))
-    monkeypatch.setattr(run, "awaited", lambda config: (waits.set(), wait(config))[1])
+    monkeypatch.setattr(attempt, "run", lambda *_: pytest.fail("the same work was done twice"))
+    monkeypatch.setattr(attempt, "awaited", lambda config: (waits.set(), wait(config))[1])
     assert line() == 0
     thread.join()
     assert "worked on by another process" in " ".join(capsys.readouterr().err.split())

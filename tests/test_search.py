@@ -13,7 +13,7 @@ import yaml
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.errors import RequestError
-from parediff.pipeline import run as pipeline_run
+from parediff.pipeline import attempt
 from parediff.results import record as records
 from parediff.search.journal import JournalLock, begun, known_points, opened
 from parediff.search.optimise import Search
@@ -89,7 +89,7 @@ def test_a_finished_run_is_found_again_in_the_space() -> None:
 def test_a_wrong_search_is_refused_before_anything_runs(
     file: Callable[..., Path], changed: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_run, "run", lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr(attempt, "run", lambda *_: pytest.fail("something ran"))
     with pytest.raises(RequestError, match=complaint):
         Search(asked(str(file(**changed)), []), Composer("config"), print)
 
@@ -124,13 +124,13 @@ def file(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs that are really run."""
-    plain, ran = pipeline_run.run, list[str]()
+    plain, ran = attempt.run, list[str]()
 
     def run(request: Any, *rest: Any) -> Any:
         ran.append(request.id)
         return plain(request, *rest)
 
-    monkeypatch.setattr(pipeline_run, "run", run)
+    monkeypatch.setattr(attempt, "run", run)
     return ran
 
 
@@ -236,7 +236,7 @@ def test_a_search_whose_points_all_fail_ends(
         tried.append(request.id)
         raise ArithmeticError("nothing works")
 
-    monkeypatch.setattr(pipeline_run, "run", run)
+    monkeypatch.setattr(attempt, "run", run)
     assert main(["search", str(file(trials=50))]) != 0
     assert 1 <= len(tried) <= 6
     assert "in a row failed" in "".join(capsys.readouterr())

@@ -16,7 +16,7 @@ from parediff.calibration.uniform import Uniform
 from parediff.cli import main
 from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.pipeline import run as pipeline_run
+from parediff.pipeline import statement
 from parediff.pipeline.compress import compress
 from parediff.pipeline.unfinished import Unfinished
 from parediff.results import record
@@ -91,9 +91,9 @@ def test_images_of_other_code_are_not_taken_over(line: Any, monkeypatch: pytest.
         counted(patched, 7)
         with pytest.raises(Cut):
             line()
-    plain = pipeline_run.source_digest
+    plain = statement.source_digest
     other = lambda names: "other" if "parediff.sampling.images" in names else plain(names)  # noqa: E731
-    monkeypatch.setattr(pipeline_run, "source_digest", other)
+    monkeypatch.setattr(statement, "source_digest", other)
     drawn = counted(monkeypatch, None)
     assert line() == 0
     assert len(drawn) == 8

@@ -104,7 +104,7 @@ def forked(work: Callable[[], int]) -> int:
 def run(overrides: Sequence[str], strike: Strike | None) -> int:
     """Every run of a request in a child, one after the other and silently; 1 where one failed."""
     from parediff.config.compose import Composer
-    from parediff.pipeline.run import awaited
+    from parediff.pipeline.attempt import awaited
     from parediff.results.progress import write_plan
 
     def work() -> int:

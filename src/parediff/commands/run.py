@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # heavy, and needed only once the command runs
 
     from parediff.config.compose import Composer, Overrides
     from parediff.config.request import Request
-    from parediff.pipeline.run import Outcome
+    from parediff.pipeline.attempt import Outcome
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     rehearse(requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     if composer.hands_over(overrides):
-        from parediff.pipeline.run import settled
+        from parediff.pipeline.attempt import settled
 
         done = [outcome for request in requests if (outcome := settled(request)) is not None]
         if len(done) < len(requests):
@@ -80,7 +80,7 @@ def _submit(
 ) -> int:
     """Hand what is not finished to the cluster and leave; `jobs` and `names` are by the run's folder."""
     from parediff.config.submission import all_ids
-    from parediff.pipeline.run import awaited
+    from parediff.pipeline.attempt import awaited
     from parediff.results.progress import write_plan
 
     study = next(iter(jobs)).parent
@@ -99,8 +99,8 @@ def _launch(
     messages: Console,
 ) -> list[Outcome]:
     """What each run came to, in order; runs that another process has are waited for when the others are through."""
+    from parediff.pipeline.attempt import awaited, launched
     from parediff.pipeline.lost import through
-    from parediff.pipeline.run import awaited, launched
 
     def launch(places: Sequence[int], task: Any) -> list[Outcome]:
         return [_outcome(result) for result in composer.launch([jobs[place] for place in places], task, overrides)]
@@ -172,7 +172,7 @@ def _names(requests: Sequence[Request]) -> list[str]:
 
 def _outcome(result: Any) -> Outcome:
     """What the launcher brought back; a worker that died is a failed run like any other."""
-    from parediff.pipeline.run import Outcome
+    from parediff.pipeline.attempt import Outcome
 
     try:
         return result.return_value

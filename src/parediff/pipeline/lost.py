@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from parediff.config.request import Request
-from parediff.pipeline.run import Outcome, failed
+from parediff.pipeline.attempt import Outcome, failed
 from parediff.results import record as records
 from parediff.results.lease import is_held, lease
 from parediff.results.progress import NAME as PROGRESS

@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from parediff.atomic import WriteError, tidy, write_atomically
-from parediff.config.request import Request, build
+from parediff.atomic import write_atomically
+from parediff.config.request import Request
 from parediff.cost.base import PairedCost, SpentCost
-from parediff.digest import source_digest
-from parediff.errors import RequestError
 from parediff.pipeline.baseline import Baseline, baseline
 from parediff.pipeline.compress import compress, save
-from parediff.pipeline.evaluate import Evaluation, evaluate
+from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
-from parediff.pipeline.several import Crew, several
-from parediff.pipeline.unfinished import NAME as UNFINISHED
+from parediff.pipeline.several import Crew
+from parediff.pipeline.statement import method_code, protocol_of, record_of, write
 from parediff.pipeline.unfinished import Unfinished, discard
-from parediff.provenance import fingerprint, versions
+from parediff.provenance import fingerprint
 from parediff.results import record as records
-from parediff.results.lease import lease
-from parediff.results.progress import NAME as PROGRESS
 from parediff.results.record import Record
 from parediff.sampling.image_grid import sheet
 from parediff.tasks.base import Calibrated
 from parediff.training.fit import logger_of
-
-VERSIONS_THAT_MATTER = ("torch", "diffusers", "torchmetrics", "clean-fid")
-
-
-@dataclass
-class Outcome:
-    """What a run came to: the path of its record, or the one line that says why there is none.
-
-    `status` is finished or failed, `held` where another process has the run, `left` where `resume=failed` leaves it
-    alone. `note` says what a reader of the terminal should know, such as why a finished run was measured anew.
-    """
-
-    id: str
-    path: Path | None
-    status: str
-    error: str | None = None
-    note: str | None = None
 
 
 @dataclass
@@ -64,73 +41,6 @@ class Stages:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def launched(config: DictConfig) -> Outcome:
-    """What a launcher runs, in this process or another: never raises, so that the other runs go on.
-
-    A run that another process has is not waited for: there may be others to do.
-    """
-    return _attempt(build(config), wait=False)
-
-
-def awaited(config: DictConfig) -> Outcome:
-    """The same for what is left over: waits for whoever has the run, and goes on with it where that one was lost."""
-    return _attempt(build(config), wait=True)
-
-
-def _attempt(request: Request, *, wait: bool) -> Outcome:
-    try:
-        if (outcome := settled(request)) is not None:
-            _clear(request, outcome)
-            return outcome
-        with lease(request.folder, wait=wait) as own:
-            if not own:
-                return Outcome(request.id, None, "held")
-            return settled(request) or _held(request)  # whoever had it may have finished it
-    except WriteError as error:
-        return Outcome(request.id, None, "failed", str(error))
-
-
-def settled(request: Request) -> Outcome | None:
-    """The outcome of a run that is not to be run: it is finished, or `resume=failed` asks for failed ones only."""
-    if not request.config["resume"]:
-        return None
-    status = _status(request)
-    if status == "finished" and not _changed(request):
-        return Outcome(request.id, request.folder / records.NAME, "finished")
-    if request.config["resume"] == "failed" and status != "failed":
-        return Outcome(request.id, None, "left", note="left alone: resume=failed repeats failed runs only")
-    return None
-
-
-def _clear(request: Request, outcome: Outcome) -> None:
-    """Remove what a process left that was lost between its record and its end."""
-    if outcome.status == "finished" and any((request.folder / name).exists() for name in (UNFINISHED, PROGRESS)):
-        with lease(request.folder, wait=False) as own:
-            if own:
-                discard(request.folder, trainings=not request.config["save"])
-                tidy(request.folder)
-                Reporter(request.folder).close()
-
-
-def _held(request: Request) -> Outcome:
-    """Run what this process has the lease of."""
-    note = _changed(request) if request.config["resume"] else None
-    tidy(request.folder)
-    report = Reporter(request.folder)
-    try:
-        request.tracker.start(request.config, request.config["study"], "run", request.id)
-        with several(request) as crew:
-            result = run(request, report, crew)
-    except WriteError as error:
-        return Outcome(request.id, None, "failed", str(error))
-    except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on record; nothing is swallowed
-        return failed(request, error)
-    finally:
-        request.tracker.finish()
-        report.close()
-    return Outcome(request.id, request.folder / records.NAME, result.status, note=note)
 
 
 def run(request: Request, report: Reporter, crew: Crew | None = None) -> Record:
@@ -183,7 +93,7 @@ def measured(
         report.stage("cost")
         cost, reference_cost = _compared(request, student, teacher, result.cost, reference.cost)
         cost, reference_cost = cost | _spent(request, calibrated), reference_cost | _spent(request, {})
-    record = _record(request, protocol, result, reference, cost, reference_cost, fired, stages, calibrated)
+    record = record_of(request, protocol, result, reference, cost, reference_cost, fired, stages.seconds, calibrated)
     return record, result.pictures
 
 
@@ -203,24 +113,6 @@ def _finish(request: Request, record: Record, pictures: Tensor, report: Reporter
     request.tracker.log_record(record.to_json(), request.folder / "samples.png")
     unfinished.remove(trainings=not request.config["save"])
     return record
-
-
-def protocol_of(request: Request) -> dict[str, Any]:
-    """Everything that two records must share to be compared."""
-    return {
-        "model": request.model.fingerprint(),
-        **request.task.protocol(),
-        "metrics": {name: metric.fingerprint() for name, metric in request.metrics.items()},
-        "versions": versions(VERSIONS_THAT_MATTER),
-        "code": measuring_code(request),
-    }
-
-
-def measuring_code(request: Request) -> dict[str, str]:
-    """Digests of the code that makes outputs and judges them: of the task, of each metric and of each cost."""
-    judges = {**request.metrics, **request.costs}
-    digests = {name: source_digest([type(judge).__module__]) for name, judge in judges.items()}
-    return {"outputs": source_digest(request.task.measured_by), **digests}
 
 
 def baseline_of(request: Request, teacher: Any, protocol: dict[str, Any], report: Reporter) -> Baseline:
@@ -325,122 +217,3 @@ def _spent(request: Request, calibrated: dict[str, Any]) -> dict[str, float]:
     """What making the compressed model took; nothing for the uncompressed one."""
     spent = {name: cost for name, cost in request.costs.items() if isinstance(cost, SpentCost)}
     return {name: cost.of(calibrated) for name, cost in spent.items()}
-
-
-def _record(
-    request: Request,
-    protocol: dict[str, Any],
-    result: Evaluation,
-    reference: Baseline,
-    cost: dict[str, Any],
-    reference_cost: dict[str, Any],
-    fired: dict[str, Any],
-    stages: Stages,
-    calibrated: dict[str, Any],
-) -> Record:
-    stated = stated_by(request)
-    return Record(
-        **stated | {"workload": stated["workload"] | {"count": request.task.count}},
-        status="finished",
-        protocol=fingerprint(protocol),
-        protocol_details=protocol,
-        quality=result.quality,
-        fidelity=result.fidelity,
-        stderr=dict(result.stderr),
-        cost=cost,
-        left_out=result.left_out,
-        baseline={
-            "quality": reference.quality,
-            "stderr": reference.stderr,
-            "left_out": reference.left_out,
-            "cost": reference_cost,
-        },
-        fired=fired,
-        remarks=result.remarks,
-        calibration=calibrated,
-        seconds=stages.seconds,
-        **units_of(request),
-    )
-
-
-def units_of(request: Request) -> dict[str, Any]:
-    """Directions and units of the metrics and costs, as a record states them."""
-    judges: dict[str, Any] = {**request.metrics, **request.costs}
-    return {
-        "better": {name: judge.better for name, judge in judges.items()},
-        "units": {
-            name: [getattr(judge, "symbol", ""), judge.meaning] for name, judge in judges.items() if judge.meaning
-        },
-    }
-
-
-def stated_by(request: Request) -> dict[str, Any]:
-    """The part of a record that is known before anything ran."""
-    return {
-        "id": request.id,
-        "study": request.config["study"],
-        "model": request.model.name,
-        "methods": list(request.methods),
-        **request.task.stated(),
-        "config": dict(request.config),
-        "code": records.code() | {"methods": method_code(request)},
-        "environment": records.environment() | {"device": request.device},
-    }
-
-
-def method_code(request: Request) -> dict[str, str]:
-    """Digest of the code of each method, and of what they were calibrated with."""
-    if not request.methods:
-        return {}
-    parts = {**request.methods, "calibration": request.calibration}
-    return {name: source_digest([type(part).__module__]) for name, part in parts.items()}
-
-
-def write(request: Request, record: Record, pictures: Tensor) -> None:
-    """Config and samples first, the record last: where a record stands, the run is whole."""
-    folder = request.folder
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(request.config))))
-    write_atomically(folder / "samples.png", sheet(pictures))
-    records.write(record, folder)
-
-
-def _status(request: Request) -> str | None:
-    """finished or failed, as the record says; None where there is none."""
-    try:
-        return records.read(request.folder).status
-    except records.RecordError:
-        return None
-
-
-def _changed(request: Request) -> str | None:
-    """Why a finished run is to be measured anew; None where its record stands, or there is none."""
-    try:
-        found = records.read(request.folder)
-    except records.RecordError:
-        return None
-    if found.status != "finished":
-        return None
-    measured, present = found.protocol_details.get("code", {}), measuring_code(request)
-    changed = [name for name in present if measured.get(name) != present[name]]
-    before = found.code.get("methods", {})
-    changed += [name for name, digest in method_code(request).items() if before.get(name) != digest]
-    return f"measured anew: the code of {', '.join(changed)} has changed since" if changed else None
-
-
-def failed(request: Request, error: Exception) -> Outcome:
-    """The failure on record, its traceback beside it; a finished record is never replaced by a failure."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    told = line if isinstance(error, RequestError) else f"{type(error).__name__}: {line}"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line:
-        told += "; smaller batches take less: workload.batch_size, calibration.batch_size, data.batch_size"
-    failure = Record(**stated_by(request), status="failed", error=told, protocol="")
-    try:
-        write_atomically(request.folder / "error.txt", "".join(traceback.format_exception(error)))
-        if _status(request) == "finished":
-            kept = "the finished record of before is kept"
-            return Outcome(request.id, request.folder / records.NAME, "failed", f"{told} ({kept})")
-        path: Path | None = records.write(failure, request.folder)
-    except WriteError as unwritten:
-        path, told = None, f"{told} ({unwritten})"
-    request.tracker.log_record(failure.to_json(), None)
-    return Outcome(request.id, path, "failed", told)

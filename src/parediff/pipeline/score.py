@@ -11,11 +11,13 @@ from omegaconf import DictConfig, open_dict
 from parediff.atomic import tidy
 from parediff.config.request import Request, build
 from parediff.data.folder import existing_folder, image_files
+from parediff.pipeline.attempt import failed
 from parediff.pipeline.compress import STATE
 from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
-from parediff.pipeline.run import failed, prepared, protocol_of, stated_by, units_of, write
+from parediff.pipeline.run import prepared
 from parediff.pipeline.several import Crew, several
+from parediff.pipeline.statement import protocol_of, stated_by, units_of, write
 from parediff.provenance import fingerprint
 from parediff.results import record as records
 from parediff.results.lease import lease

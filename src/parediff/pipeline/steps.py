@@ -24,7 +24,8 @@ from parediff.methods.base import Method
 from parediff.metrics.base import Metric
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.progress import Reporter
-from parediff.pipeline.run import baseline_of, compress_model, measured, method_code, prepared, protocol_of, write
+from parediff.pipeline.run import baseline_of, compress_model, measured, prepared
+from parediff.pipeline.statement import method_code, protocol_of, write
 from parediff.pipeline.unfinished import Unfinished
 from parediff.provenance import fingerprint, plain, run_id, without
 from parediff.results.front import Front, build_fronts

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
 from parediff.errors import RequestError, nearest
-from parediff.pipeline.run import awaited, protocol_of
+from parediff.pipeline.attempt import awaited
+from parediff.pipeline.statement import protocol_of
 from parediff.provenance import fingerprint
 from parediff.results.axes import resolve
 from parediff.results.record import Record, RecordError, find, read
