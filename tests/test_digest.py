@@ -51,3 +51,9 @@ def test_a_change_below_counts_and_one_beside_does_not(package: Path) -> None:
 def test_every_metric_of_the_package_has_a_digest_of_its_own() -> None:
     names = ["parediff.metrics.psnr", "parediff.metrics.ssim", "parediff.metrics.frechet"]
     assert len({source_digest([name]) for name in names}) == len(names)
+
+
+def test_a_file_that_is_edited_while_a_process_runs_is_not_what_the_process_has_loaded(package: Path) -> None:
+    before = source_digest(["measured.top"])
+    (package / "below.py").write_text("def half(x):\n    return x / 3\n")
+    assert source_digest(["measured.top"]) == before

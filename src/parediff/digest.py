@@ -29,15 +29,18 @@ def _closure(modules: Iterable[str]) -> dict[str, str]:
         path = _path_of(name)
         if name in found or path is None:
             continue
-        found[name], imported = _parsed(path, path.stat().st_mtime_ns)
+        found[name], imported = _parsed(path)
         own = name.partition(".")[0]
         waiting += [other for other in imported if other.partition(".")[0] == own]
     return found
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(path: Path, _: int) -> tuple[str, tuple[str, ...]]:
-    """A file's tree without what does not compute, and the names it may import."""
+def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+    """A file's tree without what does not compute, and the names it may import.
+
+    Looked at once: a file that is edited while a process runs is not the code that the process has loaded.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = tuple(_imports(tree))
     for node in ast.walk(tree):
