@@ -28,6 +28,7 @@ from parediff.pipeline.unfinished import NAME as UNFINISHED
 from parediff.pipeline.unfinished import Unfinished, discard
 from parediff.provenance import fingerprint, versions
 from parediff.results import record as records
+from parediff.results.difference import from_baseline
 from parediff.results.lease import lease
 from parediff.results.progress import NAME as PROGRESS
 from parediff.results.record import Record
@@ -339,7 +340,7 @@ def _record(
     calibrated: dict[str, Any],
 ) -> Record:
     stated = stated_by(request)
-    return Record(
+    record = Record(
         **stated | {"workload": stated["workload"] | {"count": request.task.count}},
         status="finished",
         protocol=fingerprint(protocol),
@@ -361,6 +362,8 @@ def _record(
         seconds=stages.seconds,
         **units_of(request),
     )
+    apart = {name: vars(away) for name in record.quality if (away := from_baseline(record, name))}
+    return replace(record, baseline={**record.baseline, "difference": apart})
 
 
 def units_of(request: Request) -> dict[str, Any]:
