@@ -200,6 +200,11 @@ def serve(connection: Connection, place: int) -> None:
             return
 
 
+def _device(first: str, place: int) -> str:
+    """Its own of the GPUs that it sees, which may be one for each process."""
+    return f"cuda:{place % torch.cuda.device_count()}" if first.startswith("cuda") else first
+
+
 def _tried(work: Callable[..., Any], *arguments: Any) -> Any:
     """What it gives, or the error that it meets, as it can be sent to another process."""
     try:
@@ -223,7 +228,7 @@ class Hand:
         request = build(OmegaConf.create(dict(config)))
         if request.settings.threads:
             torch.set_num_threads(request.settings.threads)
-        device = f"cuda:{place}" if request.device.startswith("cuda") else request.device
+        device = _device(request.device, place)
         return cls(request, device, {False: request.model.load(device)})
 
     def restored(self, packed: bytes) -> Hand:

@@ -13,12 +13,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import Any
 
 from omegaconf import DictConfig
 from torch.distributed import rendezvous
 
+from parediff.errors import RequestError
 from parediff.pipeline import run
 from parediff.pipeline.run import Outcome
 from parediff.pipeline.several import joined, serve
@@ -41,22 +43,33 @@ def gathered() -> Iterator[bool]:
     if own is None:
         yield True
         return
-    store, _, _ = next(
-        rendezvous(f"tcp://{own.address}:{own.port}?rank={own.number}&world_size={own.count}", timeout=PATIENCE)
-    )
-    if own.number:
-        connection = Client((own.address, int(store.get(PORT))), authkey=store.get(KEY))
-        serve(_kept_alive(connection), own.on_machine)
-        yield False
-        return
     with ExitStack() as stack:
-        connections = [stack.enter_context(one) for one in _answered(store, own)]
+        connections = [stack.enter_context(one) for one in _met(own)]
+        if own.number:
+            serve(connections[0], own.on_machine)
+            yield False
+            return
         forget()
         with joined(connections):
             yield True
 
 
-def _answered(store: Any, own: Place) -> list[Connection]:
+def _met(own: Place) -> list[Any]:
+    """Connections to all others, or to the first alone from one of them."""
+    where = f"tcp://{own.address}:{own.port}?rank={own.number}&world_size={own.count}"
+    try:
+        store, _, _ = next(rendezvous(where, timeout=PATIENCE))
+        return [_called(store, own)] if own.number else _answered(store, own)
+    except (OSError, RuntimeError, AuthenticationError) as error:
+        told = f"all of them to come together at {own.address} ({' '.join(str(error).split())[:300]})"
+        raise RequestError("launcher", f"{own.count} processes", told) from error
+
+
+def _called(store: Any, own: Place) -> Any:
+    return _kept_alive(Client((own.address, int(store.get(PORT))), authkey=store.get(KEY)))
+
+
+def _answered(store: Any, own: Place) -> list[Any]:
     """A connection from every other process, which proves that it knows the store's key."""
     key = secrets.token_bytes(32)
     with socket.create_server(("", 0), backlog=own.count) as server:
@@ -66,9 +79,9 @@ def _answered(store: Any, own: Place) -> list[Connection]:
         return [_welcomed(server, key) for _ in range(own.count - 1)]
 
 
-def _welcomed(server: socket.socket, key: bytes) -> Connection:
+def _welcomed(server: socket.socket, key: bytes) -> Any:
     peer, _ = server.accept()
-    connection = Connection(peer.detach())
+    connection: Any = Connection(peer.detach())
     deliver_challenge(connection, key)
     answer_challenge(connection, key)
     return _kept_alive(connection)
