@@ -14,7 +14,7 @@ from rich.console import Console
 
 from parediff.cli import main
 from parediff.errors import RequestError
-from parediff.metrics import clean
+from parediff.metrics.gaussians import Anchor
 from parediff.metrics.statistics import Moments
 from parediff.report.table import table
 from parediff.results import record as records
@@ -70,16 +70,16 @@ def test_a_quality_against_the_baseline_is_paired_too() -> None:
 def test_the_error_of_a_difference_of_distances_is_the_spread_over_repeated_draws() -> None:
     """Pairs of image sets that share nine tenths of their variance, drawn 300 times: what an error has to foretell."""
     random, shape, blocks, repeats = np.random.default_rng(0), (10, 20, 3), 10, 300
-    target = Moments.of(random.normal(size=(4000, 3)))
+    target = Anchor(Moments.of(random.normal(size=(4000, 3))))
     differences, foretold, apart = [], [], []
     for _ in range(repeats):
         shared = random.normal(size=shape)
         sets = [1.3 * (shared + 0.33 * random.normal(size=shape)) + shift for shift in (0.3, 0.4)]
         without = [
-            [clean.frechet(Moments.of(np.delete(own, block, 0).reshape(-1, 3)), target) for block in range(blocks)]
+            [target.distance(Moments.of(np.delete(own, block, 0).reshape(-1, 3))) for block in range(blocks)]
             for own in sets
         ]
-        values = [clean.frechet(Moments.of(own.reshape(-1, 3)), target) for own in sets]
+        values = [target.distance(Moments.of(own.reshape(-1, 3))) for own in sets]
         differences.append(values[1] - values[0])
         error, pairs = paired([(-1.0, without[0]), (1.0, without[1])])
         assert (error is not None, pairs) == (True, blocks)
