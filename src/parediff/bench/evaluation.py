@@ -2,7 +2,7 @@
 
 Images are drawn and judged as a run does it: seeds, sampler, rounding, metrics with their errors over seed blocks.
 Seconds are the processor's own, of one thread; a part that works (a denoiser, the rest of its pipeline, an extractor)
-is timed at its door. The first case has a tiny network and shows the line's own work most.
+is timed at its door. The network is a tiny one, beside which the line's own work shows most.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from parediff.bench.settings import settings_from
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
 from parediff.pipeline.evaluate import evaluate
-from parediff.validation import check_types, require
+from parediff.validation import Share, check_types, require
 
 DIGITS = ("model=ddpm_digits", "metric=[fd_digits,kd_digits,psnr,ssim]")
-PHOTOGRAPHS = ("model=unet_cifar10", "metric=[psnr,ssim]")
 PARTS = ("vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Of a pipeline beside its denoiser."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Images of the case with the tiny network, steps of a sampler, and the share that is allowed."""
+    """Images, steps of the sampler, and the share that is allowed."""
 
     count: int = 500
     steps: int = 50
-    limit: float = 0.05
+    limit: Share = 0.05
     output: str | None = None
 
     def __post_init__(self) -> None:
