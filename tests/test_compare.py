@@ -15,7 +15,8 @@ from parediff.errors import RequestError
 from parediff.provenance import fingerprint
 from parediff.results import record as records
 from parediff.results.axes import Axis
-from parediff.results.difference import Difference, difference
+from parediff.results.contrast import difference
+from parediff.results.difference import Difference
 from parediff.results.record import Record
 from synthetic import DETAILS, record, scored
 

@@ -48,6 +48,20 @@ def test_a_change_below_counts_and_one_beside_does_not(package: Path) -> None:
     assert rewritten(package / "below.py", "def half(x):\n    return x / 3\n") != before
 
 
+def test_what_is_imported_for_types_alone_does_not_count(package: Path) -> None:
+    typed = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from measured.beside import VALUE\n"
+    before = rewritten(package / "top.py", typed + "else:\n    from measured.below import half\n")
+    assert rewritten(package / "beside.py", "VALUE = 3\n") == before
+    assert rewritten(package / "below.py", "def half(x):\n    return x / 5\n") != before
+
+
+def test_reports_and_commands_are_no_part_of_what_measures() -> None:
+    measuring = digest._closure(["parediff.metrics.frechet", "parediff.sampling.images", "parediff.pipeline.evaluate"])
+    assert not [
+        name for name in measuring if name.startswith(("parediff.report", "parediff.commands", "parediff.config"))
+    ]
+
+
 def test_every_metric_of_the_package_has_a_digest_of_its_own() -> None:
     names = ["parediff.metrics.psnr", "parediff.metrics.ssim", "parediff.metrics.frechet"]
     assert len({source_digest([name]) for name in names}) == len(names)

@@ -18,12 +18,14 @@ import pytest
 from parediff.report.dashboard.serve import Live, server
 from parediff.report.dashboard.write import write_folder, write_page
 from parediff.results import record as records
+from parediff.results.difference import paired
 from parediff.results.front import Front, build_front
 from synthetic import record, scored, study, write_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")
+BLOCKS = ([5.5, 5.7, 5.8, 5.4], [7.0, 7.25, 7.3, 6.9], [5.88, 6.1, 6.22, 5.81])
 PTQ = {"ptq": {"weight_bits": 4, "activation_bits": 8}}
 PROOF = {
     "layers": {"conv_in": {"weight_quantizer": {"bits": 8}, "input_quantizer": {"bits": 32, "interval": [-1.0, 2.0]}}},
@@ -94,6 +96,35 @@ def until(page: Any, truth: str) -> None:
 def ids(page: Any) -> set[str]:
     """Of the runs that are shown."""
     return set(page.evaluate("parediff.shown.map((run) => parediff.store.text('id', run))"))
+
+
+def test_single_runs_of_one_seed_set_are_compared_block_by_block(browser: Any, tmp_path: Path) -> None:
+    lines = [replace(own, left_out={"fd_digits": blocks}) for own, blocks in zip(study()[:2], BLOCKS, strict=False)]
+    own = scored(record(PTQ, steps=40), 6.0, 30.0)
+    base = {"quality": {"fd_digits": 5.6}, "left_out": {"fd_digits": BLOCKS[0]}}
+    for one in (*lines, replace(own, left_out={"fd_digits": BLOCKS[2]}, baseline=base)):
+        records.write(one, tmp_path / "runs" / one.id)
+    front = build_front(records.find([tmp_path / "runs"]).records, "bops", "difference.fd_digits")
+    assert [point.y_stderr for point in front.points] == [pytest.approx(paired([(-1, BLOCKS[0]), (1, BLOCKS[2])])[0])]
+    front = build_front(records.find([tmp_path / "runs"]).records, "bops", "fd_digits", compared=lines[0].id)
+    (gain,) = [one for one in front.gains if one]
+    expected = front.apart[front.gains.index(gain)]
+    assert expected is not None
+    page = write_folder([tmp_path / "runs"], tmp_path / "page")
+    for view in opened(browser, page.as_uri()):
+        drawn = view.evaluate("parediff.chart.scene.fronts[0].points.map((p) => p.gain).filter((g) => g)")
+        assert (drawn[0]["value"], drawn[0]["error"]) == pytest.approx((gain.value, gain.stderr), rel=1e-5)
+        assert drawn[0]["pairs"] == 4
+        for one in (lines[0].id, own.id):
+            view.evaluate("(id) => parediff.toggle(parediff.store.byId.get(id))", one)
+        view.click("#compare-open")
+        away = view.evaluate(
+            "([a, b]) => parediff.comparison.difference('quality.fd_digits', a, b)",
+            [view.evaluate("(id) => parediff.store.byId.get(id)", one) for one in (lines[0].id, own.id)],
+        )
+        assert (away["value"], away["error"]) == pytest.approx((expected.value, expected.stderr), rel=1e-5)
+        assert "(4 pairs)" in view.inner_text("#compare")
+        assert "fd_digits − baseline" in view.inner_text("#compare")
 
 
 def python_front(runs: Path, x: str, y: str) -> Front:
@@ -171,7 +202,7 @@ def test_runs_are_compared_with_paired_errors_and_their_pictures(view: Any, runs
         "(ids) => parediff.comparison.difference('quality.fd_digits', ...ids.map((id) => parediff.store.byId.get(id)))",
         [three[0].id, three[1].id],
     )
-    assert (away["value"], away["paired"]) == (pytest.approx(0), 3)
+    assert (away["value"], away["pairs"]) == (pytest.approx(0), 3)
 
 
 def test_a_run_opens_with_its_record_its_drawings_and_its_picture(view: Any) -> None:

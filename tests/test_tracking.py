@@ -463,6 +463,46 @@ def test_csv_files_hold_numbers_of_runs_and_of_the_front(tmp_path: Path) -> None
     assert "42.5" in (tmp_path / "csv" / "digits-pareto" / "metrics.csv").read_text()
 
 
+def filled(kind: Any, folder: Path) -> LightningTracker:
+    """What a run and its study's front leave behind."""
+    one = LightningTracker(kind=kind, dir=str(folder))
+    one.start(CONFIG, "digits", "run", "abc123")
+    one.log_record(RECORD, None)
+    one.finish()
+    for volume in (40.0, 42.5):
+        one.grow_front(FRONT | {"hypervolume": volume}, None, "digits")
+    one.finish()
+    assert one.problems == []
+    return one
+
+
+def test_tensorboard_holds_numbers_of_runs_and_the_hypervolume_as_it_grew(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    filled("tensorboard", tmp_path)
+    run, front = (EventAccumulator(str(tmp_path / "tensorboard" / name)) for name in ("abc123", "digits-pareto"))
+    run.Reload()
+    front.Reload()
+    assert [entry.value for entry in run.Scalars("quality/fd_digits")] == [5.5]
+    assert [(entry.step, entry.value) for entry in front.Scalars("front/hypervolume")] == [(0, 40.0), (1, 42.5)]
+
+
+def test_mlflow_holds_numbers_of_runs_and_the_hypervolume_as_it_grew(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow")
+    from mlflow.tracking import MlflowClient
+
+    filled("mlflow", tmp_path)
+    client = MlflowClient(f"sqlite:///{(tmp_path / 'mlflow.db').resolve()}")
+    (experiment,) = [one for one in client.search_experiments() if one.name == "digits"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"abc123", "digits-pareto"}
+    assert runs["abc123"].data.metrics["quality/fd_digits"] == 5.5
+    history = client.get_metric_history(runs["digits-pareto"].info.run_id, "front/hypervolume")
+    assert [(entry.step, entry.value) for entry in history] == [(0, 40.0), (1, 42.5)]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
 def test_a_logger_that_breaks_costs_nothing_but_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     one = LightningTracker(kind="csv", dir=str(tmp_path / "file"))

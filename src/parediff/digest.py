@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 
 def source_digest(modules: Iterable[str]) -> str:
@@ -50,12 +51,23 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
+    """Names that may be imported; what is imported for the checker of types alone computes nothing."""
+    typed = {
+        id(inner) for node in ast.walk(tree) if _is_for_types(node) for own in node.body for inner in ast.walk(own)
+    }
     for node in ast.walk(tree):
+        if id(node) in typed:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    """Whether it is `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -216,7 +216,11 @@ def generated(index: int, layers: int) -> Record:
         fidelity={"psnr": 50 - 10 * math.log10(worth), "ssim": 1 / (1 + worth / 40)},
         stderr={"fd_digits": worth * 0.03, "psnr": 0.2, "ssim": 0.01},
         cost=_cost(macs, steps, weight, activation, chance),
-        baseline={"quality": {"fd_digits": 5.0}, "cost": _cost(5e10, 50, 32, 32, chance)},
+        baseline={
+            "quality": {"fd_digits": 5.0},
+            "left_out": {"fd_digits": _left_out(5.0, chance)},
+            "cost": _cost(5e10, 50, 32, 32, chance),
+        },
         fired={name: {"share_of_layers": 0.95, "layers": _layers(layers, weight, activation)} for name in methods},
         config=config,
         code={"version": "0.1.0", "commit": fingerprint(index % 3) * 2, "dirty": False},
@@ -228,7 +232,13 @@ def generated(index: int, layers: int) -> Record:
             "bops": ["BOPs", "bit operations per image"],
             "size_bytes": ["B", "size"],
         },
+        left_out={"fd_digits": _left_out(worth, chance), "psnr": _left_out(20.0, chance)},
     )
+
+
+def _left_out(value: float, chance: random.Random) -> list[float]:
+    """A number without each of four seed blocks."""
+    return [value * chance.gauss(1, 0.02) for _ in range(4)]
 
 
 def _cost(macs: float, steps: int, weight: int, activation: int, chance: random.Random) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from parediff.commands.overrides import add_overrides, asked
+from parediff.commands.overrides import add_overrides, asked, together
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def act(arguments: argparse.Namespace) -> int:
     from parediff.pipeline.score import model_of
 
     arguments.overrides = ["study=evaluate", *model_of(Path(arguments.path).expanduser()), *arguments.overrides]
-    return asked(arguments, "config", evaluate_command)
+    return asked(arguments, "config", together(evaluate_command))
 
 
 def evaluate_command(overrides: list[str]) -> int:

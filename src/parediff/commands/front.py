@@ -11,6 +11,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--x", metavar="KEY", help="cost to lay out: bops (default), macs, latency_s, …")
     parser.add_argument("--y", metavar="KEY", help="quality to lay out: fd_digits, psnr, …")
+    told = "each point's difference to a run (its label or id), or to the baseline in its own record"
+    parser.add_argument("--against", metavar="RUN|baseline", help=told)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--html", metavar="FILE")
     return parser
@@ -22,4 +24,5 @@ def act(arguments: argparse.Namespace) -> int:
 
     from parediff.report.study import front_command
 
-    return front_command(arguments.paths, arguments.x, arguments.y, arguments.json, arguments.html, Console())
+    files = arguments.json, arguments.html
+    return front_command(arguments.paths, arguments.x, arguments.y, *files, Console(), arguments.against)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,25 @@ def add_overrides(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
     told = "a folder of configs of your own, whose classes lie beside it or are installed; several are accepted"
     parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="FOLDER", help=told)
+
+
+def together(act: Act) -> Act:
+    """The command, where a launcher began it in several processes: the first acts, the others draw images for it."""
+
+    def acted(overrides: list[str]) -> int:
+        if not begun_by_launcher():
+            return act(overrides)
+        from parediff.pipeline.together import gathered
+
+        with gathered() as is_first:
+            return act(overrides) if is_first else 0
+
+    return acted
+
+
+def begun_by_launcher() -> bool:
+    """Whether this may be one of several processes of torchrun or srun."""
+    return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"))
 
 
 def take_rest(arguments: argparse.Namespace, rest: list[str]) -> list[str]:

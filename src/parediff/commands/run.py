@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parediff.commands.overrides import add_overrides, asked, with_files
+from parediff.commands.overrides import add_overrides, asked, together, with_files
 
 if TYPE_CHECKING:  # heavy, and needed only once the command runs
     from rich.console import Console
@@ -25,7 +25,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 
 def act(arguments: argparse.Namespace) -> int:
-    return asked(arguments, "config", lambda overrides: run_command(overrides, multirun=arguments.multirun))
+    return asked(arguments, "config", together(lambda overrides: run_command(overrides, multirun=arguments.multirun)))
 
 
 def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
@@ -40,11 +40,14 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     from parediff.config.request import build
     from parediff.pipeline.progress import watching
     from parediff.pipeline.rehearsal import rehearse
+    from parediff.pipeline.several import standing_by
 
     for note in dict.fromkeys(composer.notes):
         messages.print(note, soft_wrap=True, highlight=False, markup=False)
     requests = [build(config) for config in configs]
     jobs, requests = _distinct(jobs, requests)
+    if standing_by():
+        composer.check_local(overrides)
     rehearse(requests)
     names = dict(zip((request.folder for request in requests), _names(requests), strict=True))
     if composer.hands_over(overrides):
@@ -80,7 +83,7 @@ def _submit(
 ) -> int:
     """Hand what is not finished to the cluster and leave; `jobs` and `names` are by the run's folder."""
     from parediff.config.submission import all_ids
-    from parediff.pipeline.attempt import awaited
+    from parediff.pipeline.together import awaited
     from parediff.results.progress import write_plan
 
     study = next(iter(jobs)).parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from parediff.commands.overrides import TOLD, add_config_dir
+from parediff.commands.overrides import TOLD, add_config_dir, together
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def act(arguments: argparse.Namespace) -> int:
 
     folders, overrides = searchpath_in(arguments.overrides)
     with searching([*arguments.config_dir, *folders]):
-        return search_command(arguments.space, overrides)
+        return together(lambda own: search_command(arguments.space, own))(overrides)
 
 
 def search_command(space: str, overrides: list[str]) -> int:

@@ -77,6 +77,13 @@ class Composer:
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=there, config=config)
         return list(launcher.launch([opened(job) for job in jobs], initial_job_idx=0))
 
+    def check_local(self, overrides: Sequence[str]) -> None:
+        """Raise RequestError for a launcher that takes runs out of this process."""
+        chosen = self._launching(overrides).hydra.runtime.choices.get("hydra/launcher")
+        if chosen != "basic":
+            told = "local is accepted where the command itself was begun in several processes: they draw for its runs"
+            raise RequestError("launcher", chosen, told)
+
     def hands_over(self, overrides: Sequence[str]) -> bool:
         """Whether the chosen launcher gives runs to a cluster and does not wait for them."""
         return cluster_of(self._launching(overrides)) is not None

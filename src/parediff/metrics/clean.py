@@ -1,4 +1,4 @@
-"""The door to clean-fid: its distances, its resize, its way to run Inception, its published statistics."""
+"""The door to clean-fid: its kernel distance, its resize, its way to run Inception, its published statistics."""
 
 from __future__ import annotations
 
@@ -17,19 +17,10 @@ import torch
 from torch import Tensor
 
 from parediff.errors import RequestError
-from parediff.metrics.statistics import Array, Gaussian
+from parediff.metrics.statistics import Array
 
 SIDE = 299  # of what Inception takes
 STATISTICS = "https://www.cs.cmu.edu/~clean-fid/stats/"
-
-
-def frechet(left: Gaussian, right: Gaussian) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2)) between two sets of at least two images each."""
-    from cleanfid.fid import frechet_distance
-
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):  # scipy deprecates what clean-fid passes
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return float(frechet_distance(left.mean, left.covariance, right.mean, right.covariance))
 
 
 def kernel(left: Array, right: Array, *, subsets: int, subset_size: int, seed: int) -> float:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from parediff.metrics import clean
 from parediff.metrics.distance import Distance
-from parediff.metrics.statistics import Gaussian, Moments, Reservoir
+from parediff.metrics.gaussians import Anchor
+from parediff.metrics.statistics import Moments, Reservoir
 from parediff.validation import Range, Seed, Several
 
 
@@ -37,9 +37,9 @@ class FrechetInfinity(Distance[Reservoir]):
         self._random = np.random.default_rng(self.seed)
 
     @cached_property
-    def target(self) -> Gaussian:
+    def target(self) -> Anchor:
         """Moments of the reference set, computed once."""
-        return self.reference.moments(self.extractor)
+        return Anchor(self.reference.moments(self.extractor))
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Reservoir:
         features = self.extractor.rows(batch)
@@ -54,7 +54,7 @@ class FrechetInfinity(Distance[Reservoir]):
         least = max(2, round(self.smallest * len(features)))
         counts = np.unique(np.linspace(least, len(features), self.sizes).round().astype(int))
         subsets = (features[random.choice(len(features), count, replace=False)] for count in counts)
-        distances = [clean.frechet(Moments.of(subset), self.target) for subset in subsets]
+        distances = [self.target.distance(Moments.of(subset)) for subset in subsets]
         return intercept(1 / counts, np.asarray(distances))
 
     def fingerprint(self) -> dict[str, Any]:

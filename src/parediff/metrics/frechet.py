@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
-from parediff.metrics import clean
 from parediff.metrics.base import Metric
 from parediff.metrics.distance import Distance
 from parediff.metrics.extractors import Extractor, check_within
-from parediff.metrics.statistics import Gaussian, Moments
+from parediff.metrics.gaussians import Anchor
+from parediff.metrics.statistics import Moments
 
 
 @dataclass(eq=False)
@@ -25,16 +25,16 @@ class FrechetDistance(Distance[Moments]):
     generic: ClassVar[str] = "fd"
 
     @cached_property
-    def target(self) -> Gaussian:
+    def target(self) -> Anchor:
         """Moments of the reference set, computed once."""
-        return self.reference.moments(self.extractor)
+        return Anchor(self.reference.moments(self.extractor))
 
     def measure(self, batch: Tensor, reference: Tensor | None, conditions: Sequence[Any] | None) -> Moments:
         return Moments.of(self.extractor.rows(batch))
 
     def value(self, statistic: Moments) -> float | None:
         """None for a single image, which has no covariance."""
-        return clean.frechet(statistic, self.target) if statistic.count > 1 else None
+        return self.target.distance(statistic) if statistic.count > 1 else None
 
     def remarks(self) -> list[str]:
         return few_images(self.total())
@@ -85,7 +85,7 @@ class FrechetToUncompressed(Metric[Both]):
         return Both(own, Moments.of(self.extractor.rows(reference)))
 
     def value(self, statistic: Both) -> float | None:
-        return clean.frechet(statistic.own, statistic.other) if statistic.own.count > 1 else None
+        return Anchor(statistic.other).distance(statistic.own) if statistic.own.count > 1 else None
 
     def remarks(self) -> list[str]:
         total = self.total()

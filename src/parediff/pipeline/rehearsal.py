@@ -7,6 +7,7 @@ from typing import Any
 
 from parediff.config.request import Request
 from parediff.errors import RequestError
+from parediff.pipeline.several import drawing
 
 
 def rehearse(requests: Iterable[Request]) -> None:
@@ -35,8 +36,8 @@ def rehearse(requests: Iterable[Request]) -> None:
 
 def _try(request: Request, outline: Any) -> None:
     request.task.check_asked(outline)
-    if request.settings.devices > 1 and not hasattr(outline, "generate"):
-        raise RequestError("devices", request.settings.devices, "1 is accepted for a model that draws no images")
+    if drawing(request) > 1 and not hasattr(outline, "generate"):
+        raise RequestError("devices", drawing(request), "1 is accepted for a model that draws no images")
     if not request.methods:
         return
     request.task.check(outline)

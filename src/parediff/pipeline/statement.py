@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from parediff.pipeline.baseline import Baseline
 from parediff.pipeline.evaluate import Evaluation
 from parediff.provenance import fingerprint, versions
 from parediff.results import record as records
+from parediff.results.difference import from_baseline
 from parediff.results.record import Record
 from parediff.sampling.image_grid import sheet
 
@@ -50,7 +52,7 @@ def record_of(
     calibrated: dict[str, Any],
 ) -> Record:
     stated = stated_by(request)
-    return Record(
+    record = Record(
         **stated | {"workload": stated["workload"] | {"count": request.task.count}},
         status="finished",
         protocol=fingerprint(protocol),
@@ -72,6 +74,8 @@ def record_of(
         seconds=seconds,
         **units_of(request),
     )
+    apart = {name: vars(away) for name in record.quality if (away := from_baseline(record, name))}
+    return replace(record, baseline={**record.baseline, "difference": apart})
 
 
 def units_of(request: Request) -> dict[str, Any]:

@@ -20,8 +20,13 @@ from parediff.results.lease import lease
 def train(config: DictConfig) -> Path:
     """Train `config.model.architecture` on `config.data`; the folder of the averaged weights and the config."""
     from parediff.training.fit import logger_of, starting_point
+    from parediff.training.launched import place
 
     values = checked_training(config)
+    begun = place()
+    if begun is not None:
+        told = "one process: a training begins the others by itself, trainer.devices of them"
+        raise RequestError("launcher", f"{begun.count} processes", told)
     output = Path(values["output"])
     starting_point(output / "checkpoints", values["ckpt_path"])
     trainer, tracker = construct(config.trainer, "trainer"), construct(config.tracker, "tracker")

@@ -1,7 +1,7 @@
 """The one table of columns: what a run shows under each key, wherever it is drawn (terminal, page, chart, CSV).
 
 A column of a run's identity is a line of IDENTITY. Every number under quality, fidelity, cost and seconds, every ratio
-to the baseline and every setting of the config is a column by itself, with the unit and the direction on record.
+and difference to the baseline and every setting of the config is a column by itself, with its unit and direction.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from parediff.provenance import IRRELEVANT, without
-from parediff.results.axes import RATIO, Axis, direction, number, ratios, unit_of
+from parediff.results.axes import DIFFERENCE, RATIO, Axis, direction, ratios, unit_of
+from parediff.results.difference import from_baseline
+from parediff.results.number import number
 from parediff.results.points import bits, flat
 from parediff.results.record import Record
 
 Scalar = str | float | int | bool | None
 NUMBERS = ("quality", "fidelity", "cost", "seconds")
+MEASURED = (*NUMBERS, RATIO, DIFFERENCE)
 CONFIG = "config"
 STDERR = "stderr"
 EXACT = 2**53  # whole numbers that every reader of JSON keeps
@@ -83,6 +86,10 @@ def row(record: Record) -> dict[str, Scalar]:
         for name, value in getattr(record, section).items():
             found[f"{section}.{name}"] = number(value)
     found |= {f"{RATIO}.{name}": value for name, value in ratios(record).items()}
+    for name in record.quality:
+        away = from_baseline(record, name)
+        if away is not None:
+            found[f"{DIFFERENCE}.{name}"], found[f"{STDERR}.{DIFFERENCE}.{name}"] = away.value, away.stderr
     for key, value in flat(without(record.config, IRRELEVANT)).items():
         found[f"{CONFIG}.{key}"] = scalar(value)
     return {key: value for key, value in found.items() if value is not None}
@@ -94,7 +101,7 @@ def columns(record: Record) -> Iterator[Column]:
     own = row(record)
     for key in own:
         section, _, name = key.partition(".")
-        if section in NUMBERS or section == RATIO:
+        if section in MEASURED:
             yield _number_column(section, name, record, own)
         elif section in (CONFIG, STDERR):
             kind: Literal["number", "text"] = "number" if section == STDERR else _kind(own[key])
@@ -135,7 +142,8 @@ def _kind(value: Scalar) -> Literal["number", "text"]:
 def _number_column(section: str, name: str, record: Record, own: Mapping[str, Scalar]) -> Column:
     axis = Axis(section, name, direction(name, [record]), *unit_of(name, [record]))
     unit = axis.unit([])
-    title = f"{name} ÷ baseline" if section == RATIO else name
+    title = {RATIO: f"{name} ÷ baseline", DIFFERENCE: f"{name} − baseline"}.get(section, name)
+    error = f"{STDERR}.{DIFFERENCE}.{name}" if section == DIFFERENCE else f"{STDERR}.{name}"
     return Column(
         axis.key,
         title,
@@ -144,7 +152,7 @@ def _number_column(section: str, name: str, record: Record, own: Mapping[str, Sc
         "number",
         better=None if section == "seconds" else "lower" if axis.better == "lower" else "higher",
         symbol=unit.symbol,
-        error=f"{STDERR}.{name}" if section in ("quality", "fidelity") and f"{STDERR}.{name}" in own else None,
+        error=error if section in ("quality", "fidelity", DIFFERENCE) and error in own else None,
         shown=section in ("quality", "fidelity") or axis.key in SHOWN,
     )
 

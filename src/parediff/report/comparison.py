@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parediff.report.columns import CONFIG, NUMBERS, Column, columns, merged, row
+from parediff.report.columns import CONFIG, MEASURED, Column, columns, merged, row
 from parediff.report.figure import with_error
-from parediff.report.table import STYLES, plain
-from parediff.results.axes import RATIO, Axis, present
-from parediff.results.difference import difference
+from parediff.report.table import ERRORS, difference_cell, plain
+from parediff.results.axes import Axis, present
+from parediff.results.contrast import difference
 from parediff.results.front import different_details
 from parediff.results.points import mean_of
 from parediff.results.record import Record
@@ -45,13 +45,10 @@ def numbers_table(sides: Sequence[Side]) -> Any:
     table = _table("costs and quality", sides)
     every = [run for side in sides for run in side.runs]
     for column in _columns(sides).values():
-        axis = present(column.key, every) if column.section in (*NUMBERS, RATIO) else None
+        axis = present(column.key, every) if column.section in MEASURED else None
         if axis is not None:
             table.add_row(_head(column, axis, every), *(_cell(sides[0], side, axis, every) for side in sides))
-    table.caption = (
-        "± is one standard error. Differences are to the first: over pairs of equal seeds where two or more are "
-        "shared, else of independent errors, which is too wide for runs that share their seeds."
-    )
+    table.caption = f"Differences are to the first. {ERRORS}"
     return table
 
 
@@ -99,7 +96,4 @@ def _cell(first: Side, side: Side, axis: Axis, every: Sequence[Record]) -> str:
     apart = None if side is first else difference(first.runs, side.runs, axis)
     if apart is None:
         return own
-    sign, pairs = "+" if apart.value >= 0 else "−", f" ({apart.pairs} pairs)" if apart.pairs else ""
-    told = f"{sign}{with_error(abs(apart.value), apart.stderr, unit)}{pairs}"
-    style = "dim" if axis.section == "seconds" else STYLES[apart.verdict(axis.better)]
-    return f"{own}\n[{style}]{told}[/]"
+    return f"{own}\n{difference_cell(apart, unit, axis.better if axis.section != 'seconds' else None)}"

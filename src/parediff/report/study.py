@@ -24,12 +24,13 @@ def front_command(
     json_file: str | None,
     html_file: str | None,
     console: Any,
+    compared: str | None = None,
 ) -> int:
     """Show the fronts over all records below the paths and write what was asked for; the exit code."""
     records, warnings = find(paths)
     if not records:
         raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
-    fronts = build_fronts(records, x, y)
+    fronts = build_fronts(records, x, y, compared=compared)
     show(fronts, records, warnings, console)
     if json_file:
         write_atomically(Path(json_file), as_json(fronts))

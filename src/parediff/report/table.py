@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from parediff.report.figure import show_gain, with_error
+from parediff.results.axes import Unit
+from parediff.results.difference import Difference
 from parediff.results.front import Front, Gain
 from parediff.results.points import Point, label
 
 STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
+ERRORS = (
+    "± is one standard error; of a difference over pairs of equal seeds, or of equal seed blocks of single runs, where "
+    "their number is told, else of independent errors, which is too wide for runs that share their seeds."
+)
 
 
 def table(front: Front) -> Any:
@@ -25,14 +31,17 @@ def table(front: Front) -> Any:
     built.add_column(f"{x_unit.symbol or front.x.name} ↓", justify="right", no_wrap=True)
     built.add_column(f"{front.y.name} {arrow}", justify="right", no_wrap=True)
     built.add_column("against\nfewer steps", justify="right", no_wrap=True)
+    if front.against:
+        built.add_column(f"against\n{plain(front.against.name)}", justify="right")
     built.add_column("id", style="dim", no_wrap=True)
-    for point, on_front, gain in zip(front.points, front.on_front, front.gains, strict=True):
+    for point, on_front, gain, apart in zip(front.points, front.on_front, front.gains, front.apart, strict=True):
         built.add_row(
             "★" if on_front else "",
             plain(point.label),
             with_error(point.x, point.x_stderr, x_unit),
             with_error(point.y, point.y_stderr, y_unit),
             _gain(gain, y_unit),
+            *([difference_cell(apart, y_unit, front.y.better)] if front.against else []),
             _ids(point),
             style="" if on_front else "dim",
         )
@@ -47,7 +56,7 @@ def summary(front: Front) -> str:
     return (
         f"Hypervolume {front.hypervolume / x_unit.scale / y_unit.scale:.4g} {x_unit.symbol}×{front.y.name}"
         f" ({front.share:.0%} of its box), reference point ({corner}): {front.reference_rule}."
-        f" Protocol {front.protocol or '(none)'}. ± is one standard error."
+        f" Protocol {front.protocol or '(none)'}. {ERRORS}"
     )
 
 
@@ -62,7 +71,16 @@ def remarks(front: Front) -> list[str]:
     return lines
 
 
-def _gain(gain: Gain | None, unit: Any) -> str:
+def difference_cell(apart: Difference | None, unit: Unit, better: str | None) -> str:
+    """Signed, with its error and the number of pairs, in the colour of its verdict; empty where there is none."""
+    if apart is None:
+        return ""
+    sign, pairs = "+" if apart.value >= 0 else "−", f" ({apart.pairs} pairs)" if apart.pairs else ""
+    told = f"{sign}{with_error(abs(apart.value), apart.stderr, unit)}{pairs}"
+    return f"[{STYLES[apart.verdict(better)] if better else 'dim'}]{told}[/]"
+
+
+def _gain(gain: Gain | None, unit: Unit) -> str:
     if gain is None:
         return ""
     rival = f"\n[yellow]{plain(gain.rival)} beats both[/]" if gain.rival else ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from parediff.errors import RequestError, nearest
+from parediff.results.difference import from_baseline
+from parediff.results.number import number, numbers
 from parediff.results.record import Record
 
 SECTIONS = ("quality", "fidelity", "cost", "sampler", "seconds")
 RATIO = "ratio"  # a cost against the same cost of the run's own baseline: what runs of different processes can share
+DIFFERENCE = "difference"  # a quality less that of the run's own baseline, under the same seeds
 PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 WORDS = {"steps": "sampling steps"}
 
@@ -34,17 +36,33 @@ class Axis:
         """The number, None where the record has none."""
         if self.section == RATIO:
             return ratio(record, self.name)
+        if self.section == DIFFERENCE:
+            away = from_baseline(record, self.name)
+            return None if away is None else away.value
         return number(getattr(record, self.section).get(self.name))
 
     def stderr(self, record: Record) -> float | None:
         """Its standard error over seed blocks; costs have none."""
+        if self.section == DIFFERENCE:
+            away = from_baseline(record, self.name)
+            return None if away is None else away.stderr
         return number(record.stderr.get(self.name)) if self.section in ("quality", "fidelity") else None
+
+    def left_out(self, record: Record) -> list[float]:
+        """The number without each seed block in turn, up to what all runs under the same seeds share; empty if unknown.
+
+        Of a difference to the baseline the baseline's part is left away: runs that are compared have it in common.
+        """
+        has_blocks = self.section in ("quality", "fidelity", DIFFERENCE)
+        return numbers(record.left_out.get(self.name)) if has_blocks else []
 
     def unit(self, values: Iterable[float]) -> Unit:
         """The unit in which values of this size read well."""
         meaning = self.meaning or in_words(self.name)
         if self.section == RATIO:
             return Unit(1.0, "×", f"{meaning}, against the run's own baseline")
+        if self.section == DIFFERENCE:
+            meaning = f"{meaning}, less that of the run's own baseline"
         if not self.symbol:
             return Unit(1.0, "", meaning)
         sizes = sorted(abs(value) for value in values if value)
@@ -68,17 +86,6 @@ class Unit:
     def show(self, value: float) -> str:
         """The value with three significant digits and its symbol."""
         return f"{significant(value / self.scale)} {self.symbol}".strip()
-
-
-def number(value: Any) -> float | None:
-    """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:  # a whole number beyond any float
-        return None
-    return found if math.isfinite(found) else None
 
 
 def ratio(record: Record, name: str) -> float | None:
@@ -112,10 +119,11 @@ def known_keys(records: Iterable[Record]) -> list[str]:
     return list(found)
 
 
-def ratio_keys(records: Iterable[Record]) -> list[str]:
-    """Every cost that some record has beside its baseline's, as a key of the ratio."""
-    names = dict.fromkeys(name for record in records for name in ratios(record))
-    return [f"{RATIO}.{name}" for name in names]
+def against_baseline(records: Sequence[Record]) -> list[str]:
+    """Keys of every cost and quality that some record has beside its baseline's: ratios, then differences."""
+    costs = dict.fromkeys(name for record in records for name in ratios(record))
+    worth = dict.fromkeys(name for record in records for name in record.quality if from_baseline(record, name))
+    return [*(f"{RATIO}.{name}" for name in costs), *(f"{DIFFERENCE}.{name}" for name in worth)]
 
 
 def ratios(record: Record) -> dict[str, float]:
@@ -128,7 +136,7 @@ def resolve(option: str, key: str, records: Sequence[Record]) -> Axis:
     """The axis for `--x` or `--y`; a short name is enough where it is unambiguous."""
     known = known_keys(records)
     matches = [name for name in known if key in (name, name.partition(".")[2])]
-    matches = matches or [name for name in ratio_keys(records) if key == name]
+    matches = matches or [name for name in against_baseline(records) if key == name]
     if len(matches) != 1:
         wanted = "the full key of one of" if matches else "one of"
         hint = nearest(key, [*known, *(name.partition(".")[2] for name in known)]) if not matches else ""

@@ -6,28 +6,35 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parediff.errors import RequestError
 from parediff.results import pareto
+from parediff.results.against import Against, against, refused
 from parediff.results.axes import Axis, default_keys, resolve
+from parediff.results.contrast import contrast
+from parediff.results.difference import Difference
 from parediff.results.points import Point, flat, label, points
 from parediff.results.record import Record
+
+Bound = Literal["exact", "at least", "at most"]
 
 
 @dataclass(frozen=True)
 class Gain:
     """How much better than the fewer-steps line at the same cost; positive is better, in the unit of y.
 
+    `pairs` counts the seeds or seed blocks that point and line share; 0: their errors were taken as independent.
     `at least` where the point is cheaper than the whole line, `at most` where it costs more than all of it.
     `rival` names another sampler whose line is better, at the same cost, than both the point and its own line.
     """
 
     value: float
     stderr: float | None
-    bound: Literal["exact", "at least", "at most"]
+    bound: Bound
     rival: str | None = None
+    pairs: int = 0
 
     @property
     def verdict(self) -> str:
@@ -51,15 +58,20 @@ class Line:
         """'ddim', or 'ddim η=1' where it draws noise of its own."""
         return self.sampler[0] + (f" η={self.sampler[1]:g}" if self.sampler[1] else "")
 
-    def at(self, x: float) -> tuple[float, float | None, Literal["exact", "at least", "at most"]]:
-        """(y, standard error, bound) at a cost: linear in log x between two points, its end where the line ends."""
+    def around(self, x: float) -> tuple[list[tuple[float, Point]], Bound]:
+        """Weighted points that make the line at a cost: linear in log x between two, its end where the line ends."""
         first, last = self.points[0], self.points[-1]
         if x <= first.x:
-            return first.y, first.y_stderr, "exact" if x == first.x else "at least"
+            return [(1.0, first)], "exact" if x == first.x else "at least"
         if x >= last.x:
-            return last.y, last.y_stderr, "exact" if x == last.x else "at most"
+            return [(1.0, last)], "exact" if x == last.x else "at most"
         right = bisect.bisect_left(self.points, x, key=lambda point: point.x)
-        return _between(self.points[right - 1], self.points[right], x)
+        return _between(self.points[right - 1], self.points[right], x), "exact"
+
+    def at(self, x: float) -> tuple[float, Bound]:
+        """y at a cost."""
+        ends, bound = self.around(x)
+        return sum(weight * point.y for weight, point in ends), bound
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,7 @@ class Front:
     reference_rule: str
     failed: tuple[tuple[Record, str], ...]  # with the error
     lacking: tuple[tuple[Record, str], ...]  # finished, with the key they have no value for
+    against: Against | None = None
 
     @property
     def share(self) -> float:
@@ -109,7 +122,10 @@ class Front:
             "y": self.y.key,
             "better": {"x": self.x.better, "y": self.y.better},
             "protocol": self.protocol,
-            "points": [self._point(*entry) for entry in zip(self.points, self.on_front, self.gains, strict=True)],
+            "against": self.against and self.against.name,
+            "points": [
+                self._point(*entry) for entry in zip(self.points, self.on_front, self.gains, self.apart, strict=True)
+            ],
             "hypervolume": self.hypervolume,
             "hypervolume_share": self.share,
             "reference": list(self.reference),
@@ -118,7 +134,12 @@ class Front:
             "left_out": [{"id": record.id, "label": label(record), "lacks": key} for record, key in self.lacking],
         }
 
-    def _point(self, point: Point, on_front: bool, gain: Gain | None) -> dict[str, Any]:
+    @property
+    def apart(self) -> tuple[Difference | None, ...]:
+        """For each point, how much it differs from what was asked to compare with."""
+        return self.against.differences if self.against else (None,) * len(self.points)
+
+    def _point(self, point: Point, on_front: bool, gain: Gain | None, apart: Difference | None) -> dict[str, Any]:
         return {
             "id": point.id,
             "x": point.x,
@@ -131,6 +152,7 @@ class Front:
             "y_stderr": point.y_stderr,
             "ids": list(point.ids),
             "gain": None if gain is None else {**vars(gain), "verdict": gain.verdict},
+            "difference": None if apart is None else {**vars(apart), "verdict": apart.verdict(self.y.better)},
         }
 
 
@@ -141,9 +163,10 @@ def build_front(
     *,
     reference: tuple[float, float] | None = None,
     protocol: str | None = None,
+    compared: str | None = None,
 ) -> Front:
     """The front of records with one protocol; of several, `protocol` (or the start of it) chooses."""
-    fronts = build_fronts(records, x, y, reference=reference, protocol=protocol)
+    fronts = build_fronts(records, x, y, reference=reference, protocol=protocol, compared=compared)
     if len(fronts) > 1:
         names = ", ".join(front.protocol or "(none)" for front in fronts)
         raise RequestError("protocol", protocol, f"one of {names}: only equal protocols share a front")
@@ -157,8 +180,13 @@ def build_fronts(
     *,
     reference: tuple[float, float] | None = None,
     protocol: str | None = None,
+    compared: str | None = None,
 ) -> list[Front]:
-    """One front per protocol, the one with most records first."""
+    """One front per protocol, the one with most records first.
+
+    `compared` is what every point's difference is taken from: `baseline`, or the label or id of a run, whose protocol
+    then is the only one with differences.
+    """
     finished = [record for record in records if record.status == "finished"]
     chosen = [record for record in finished if protocol is None or record.protocol.startswith(protocol)]
     if not chosen:
@@ -170,10 +198,19 @@ def build_fronts(
         raise RequestError("y", axes[1].key, f"a key that some record has beside {axes[0].key}")
     counts = Counter(record.protocol for record in usable)
     failed = [record for record in records if record.status == "failed"]
-    return [
+    fronts = [
         _front(chosen, [f for f in failed if _home(f, counts) == name], axes, name, reference)
         for name, _ in counts.most_common()
     ]
+    return fronts if compared is None else _compared(fronts, compared)
+
+
+def _compared(fronts: Sequence[Front], asked: str) -> list[Front]:
+    """The fronts with the differences; RequestError where none of them knows what is asked for."""
+    found = [replace(front, against=against(asked, front.points, front.y)) for front in fronts]
+    if not any(front.against for front in found):
+        raise refused(asked, [point for front in fronts for point in front.points], fronts[0].y)
+    return found
 
 
 def left_out(front: Front, records: Sequence[Record]) -> list[LeftOut]:
@@ -252,12 +289,12 @@ def gain(point: Point, lines: Sequence[Line], y: Axis) -> Gain | None:
     own = [line for line in lines if line.sampler == point.sampler] or (list(lines) if len(lines) == 1 else [])
     if point.is_baseline or not own:
         return None
-    there, there_stderr, bound = own[0].at(point.x)
-    value = there - point.y if y.better == "lower" else point.y - there
-    errors = (point.y_stderr, there_stderr)
-    known = [error for error in errors if error is not None]
-    stderr = math.hypot(*known) if len(known) == len(errors) else None
-    return Gain(value, stderr, bound, _rival(point, own[0], lines, y))
+    sign = 1.0 if y.better == "lower" else -1.0
+    ends, bound = own[0].around(point.x)
+    away = contrast([*((sign * weight, end.runs) for weight, end in ends), (-sign, point.runs)], y)
+    if away is None:
+        return None
+    return Gain(away.value, away.stderr, bound, _rival(point, own[0], lines, y), away.pairs)
 
 
 def _rival(point: Point, own: Line, lines: Sequence[Line], y: Axis) -> str | None:
@@ -268,17 +305,14 @@ def _rival(point: Point, own: Line, lines: Sequence[Line], y: Axis) -> str | Non
     sign = 1.0 if y.better == "lower" else -1.0
     best, name = min(sign * own.at(point.x)[0], sign * point.y), None
     for line in lines:
-        there, _, bound = line.at(point.x)
+        there, bound = line.at(point.x)
         if line is not own and bound != "at least" and sign * there < best:
             best, name = sign * there, line.name
     return name
 
 
-def _between(left: Point, right: Point, x: float) -> tuple[float, float | None, Literal["exact"]]:
-    """Linear in log x between two points, with the error that two independent ends leave."""
+def _between(left: Point, right: Point, x: float) -> list[tuple[float, Point]]:
+    """Linear in log x between two points."""
     scale = math.log if left.x > 0 else float
     weight = (scale(x) - scale(left.x)) / (scale(right.x) - scale(left.x))
-    y = (1 - weight) * left.y + weight * right.y
-    if left.y_stderr is None or right.y_stderr is None:
-        return y, None, "exact"
-    return y, math.hypot((1 - weight) * left.y_stderr, weight * right.y_stderr), "exact"
+    return [(1 - weight, left), (weight, right)]

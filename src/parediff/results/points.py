@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from parediff.provenance import IRRELEVANT, without
-from parediff.results.axes import Axis, number
+from parediff.results.axes import Axis
+from parediff.results.number import number
 from parediff.results.record import Record
 
 SEEDS = ("seed", "first_seed")
@@ -21,9 +22,9 @@ MOST_DIFFERENCES = 3  # settings added to a label that alone would name two poin
 
 @dataclass(frozen=True)
 class Point:
-    """One way of sampling, with the mean over its runs; `ids` names the runs."""
+    """One way of sampling, with the mean over its runs."""
 
-    ids: tuple[str, ...]
+    runs: tuple[Record, ...]
     label: str
     methods: tuple[str, ...]
     sampler: tuple[str, float]  # name and eta: what a fewer-steps line must share
@@ -35,8 +36,12 @@ class Point:
     fired: Mapping[str, Any]
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(run.id for run in self.runs)
+
+    @property
     def id(self) -> str:
-        return self.ids[0]
+        return self.runs[0].id
 
     @property
     def is_baseline(self) -> bool:
@@ -62,7 +67,7 @@ def _point(group: Sequence[Record], label: str, x: Axis, y: Axis) -> Point:
     first = group[0]
     (x_mean, x_stderr), (y_mean, y_stderr) = mean_of(group, x), mean_of(group, y)
     return Point(
-        ids=tuple(record.id for record in group),
+        runs=tuple(group),
         label=label,
         methods=tuple(first.methods),
         sampler=(str(first.sampler.get("name", "")), number(first.sampler.get("eta")) or 0.0),

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parediff.report.columns import CONFIG, Column, Scalar, columns, merged, row
 from parediff.report.dashboard import chunks as packing
 from parediff.report.dashboard import pictures
 from parediff.report.dashboard.chunks import Chunk, Source
+from parediff.results.number import number, numbers
 from parediff.results.points import label, seedless, told_apart, with_seeds
 from parediff.results.record import Record, RecordError, files, read_with_remarks
 
-FORMAT = 1  # of what is kept between two readings
-HIDDEN = ("_base", "_point", "_folder", "_file", "_picture")
-"""Columns that carry the page and are never shown: the label before it is told apart, what runs share that differ in
-seeds only, the folder below the given path, the name of the run's files, width × height of its sheet of samples."""
+FORMAT = 2  # of what is kept between two readings
+HIDDEN = "_"
+"""Begins columns that carry the page and are never shown: _base is the label before it is told apart, _point what runs
+share that differ in seeds only, _folder the one below the given path, _file the name of the run's files, _picture width
+× height of its sheet of samples, _left_out.KEY how much a number moves without each seed block (float32, base64)."""
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Collection:
                 self.troubles[source.path] = (source.changed_ns, source.size, str(error))
                 continue
             ids[record.id] = str(record.folder)
-            if own.keys() - self.columns.keys() - {*HIDDEN}:
+            if any(key not in self.columns and not key.startswith(HIDDEN) for key in own):
                 self.columns = merged(self.columns, columns(record))
             self.remarks |= {source.path: remarks} if remarks else {}
             added.append(source)
@@ -159,6 +164,7 @@ def _carried(record: Record, roots: Sequence[Path], remarks: list[str]) -> dict[
         "_point": seedless(record),
         "_folder": str(below),
         "_file": file_name(record.id),
+        **{f"_left_out.{name}": text for name, text in _left_out(record)},
     }
     try:
         size = pictures.size(folder)
@@ -166,6 +172,15 @@ def _carried(record: Record, roots: Sequence[Path], remarks: list[str]) -> dict[
         remarks.append(str(error))
         return own
     return own | ({"_picture": f"{size[0]}×{size[1]}"} if size else {})
+
+
+def _left_out(record: Record) -> Iterator[tuple[str, str]]:
+    """What the errors of differences are made of."""
+    for name, value in {**record.quality, **record.fidelity}.items():
+        own, without = number(value), numbers(record.left_out.get(name))
+        if own is not None and len(without) > 1:
+            moved = np.array(without) - own
+            yield name, base64.b64encode(moved.astype("<f4").tobytes()).decode()
 
 
 def _when(source: Source | None) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from parediff.resources import shipped
-from parediff.results.axes import number
+from parediff.results.number import number
 
 KEYS = ("method", "model", "dataset", "bits", "metric", "source", "status")
 NAME = "published.yaml"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from parediff.report.dashboard.collection import Collection
-from parediff.results.axes import number
+from parediff.results.number import number
 from parediff.results.pareto import non_dominated
 
 LIMIT = 20_000

@@ -14,6 +14,7 @@ SCRIPTS = (
     "start.js",
     "format.js",
     "store.js",
+    "contrast.js",
     "fronts.js",
     "address.js",
     "pens.js",

@@ -17,7 +17,7 @@
     const names = runs.map((run) => parediff.store.labels[run]);
     host.replaceChildren(
       make("div", { class: "panel-head" }, make("h2", { id: "compare-title" }, `${runs.length} runs compared`), make("button", { onclick: () => parediff.go({ compare: false }) }, "Close")),
-      ...warned(runs), make("h3", {}, "What it costs and what it is worth"), numbersTable(runs, names), make("p", { class: "soft small" }, "Differences are to the first run. ± is one standard error: over pairs of equal seeds where both ways were run with at least two seeds in common (paired), else of two independent errors, which is too wide for runs that share their seeds."),
+      ...warned(runs), make("h3", {}, "What it costs and what it is worth"), numbersTable(runs, names), make("p", { class: "soft small" }, "Differences are to the first run. ± is one standard error: over pairs of equal seeds, or of equal seed blocks of single runs, where their number is told, else of independent errors, which is too wide for runs that share their seeds."),
       make("h3", {}, "Settings that differ"), settingsTable(runs, names), make("h3", {}, "Samples"), ...pictures(runs, names));
   };
 
@@ -26,29 +26,19 @@
     return protocols.size > 1 ? [make("p", { class: "notice bad" }, "These runs were measured under different protocols: their qualities are not comparable.")] : [];
   }
 
-  /* {value, error, paired}: over seeds that both points have in common, else with independent errors. */
-  const difference = (key, first, second) => {
-    const { store } = parediff, values = store.numbers(key), column = store.columns.get(key);
-    const mine = bySeed(second, key), theirs = bySeed(first, key), common = [...mine.keys()].filter((seed) => theirs.has(seed));
-    if (common.length > 1) {
-      const own = common.map((seed) => mine.get(seed) - theirs.get(seed)), mean = own.reduce((a, b) => a + b, 0) / own.length;
-      const spread = Math.sqrt(own.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (own.length - 1) / own.length);
-      return { value: mean, error: spread, paired: common.length };
-    }
-    const errors = column?.error ? [first, second].map((run) => store.number(column.error, run)) : [];
-    return { value: values[second] - values[first], error: errors.length && errors.every((own) => !Number.isNaN(own)) ? Math.hypot(...errors) : null, paired: 0 };
-  };
+  /* Of two ways of sampling, each with all its seeds. */
+  const difference = (key, first, second) => parediff.contrast(key, [[-1, alike(first, key)], [1, alike(second, key)]]);
 
-  /* The runs that differ from this one in seeds only, by their seeds. */
-  function bySeed(run, key) {
-    const { store } = parediff, alike = store.texts("_point").codes, protocol = store.texts("protocol").codes, values = store.numbers(key), found = new Map();
+  /* The runs that differ from this one in seeds only. */
+  function alike(run, key) {
+    const { store } = parediff, points = store.texts("_point").codes, protocol = store.texts("protocol").codes, values = store.numbers(key), found = [];
     for (let other = 0; other < store.count; other++)
-      if (alike[other] === alike[run] && protocol[other] === protocol[run] && !Number.isNaN(values[other])) found.set(`${store.number("first_seed", other)} ${store.number("seed", other)}`, values[other]);
+      if (points[other] === points[run] && protocol[other] === protocol[run] && !Number.isNaN(values[other])) found.push(other);
     return found;
   }
 
   function numbersTable(runs, names) {
-    const { store } = parediff, keys = store.keys("quality", "fidelity", "cost", "ratio", "seconds").filter((key) => runs.some((run) => !Number.isNaN(store.number(key, run))));
+    const { store } = parediff, keys = store.keys("quality", "fidelity", "difference", "cost", "ratio", "seconds").filter((key) => runs.some((run) => !Number.isNaN(store.number(key, run))));
     const rows = keys.map((key) => {
       const column = store.columns.get(key), unit = format.unitFor(column, runs.map((run) => store.number(key, run)).filter((value) => !Number.isNaN(value)));
       const cells = runs.map((run, place) => {
@@ -56,8 +46,8 @@
         if (Number.isNaN(value)) return make("td", { class: "number" }, "–");
         const own = format.withError(value, column.error ? store.number(column.error, run) || null : null, unit.scale);
         if (!place || Number.isNaN(store.number(key, runs[0]))) return make("td", { class: "number" }, own);
-        const { value: away, error, paired } = difference(key, runs[0], run), better = column.better && error !== null && Math.abs(away) > 2 * error ? ((away < 0) === (column.better === "lower") ? "better" : "worse") : "soft";
-        return make("td", { class: "number" }, own, make("br"), make("span", { class: `small ${better}` }, `${away >= 0 ? "+" : "−"}${format.withError(Math.abs(away), error, unit.scale)}${paired ? ` (${paired} pairs)` : ""}`));
+        const { value: away, error, pairs } = difference(key, runs[0], run), better = column.better && error !== null && Math.abs(away) > 2 * error ? ((away < 0) === (column.better === "lower") ? "better" : "worse") : "soft";
+        return make("td", { class: "number" }, own, make("br"), make("span", { class: `small ${better}` }, `${away >= 0 ? "+" : "−"}${format.withError(Math.abs(away), error, unit.scale)}${pairs ? ` (${pairs} pairs)` : ""}`));
       });
       return make("tr", {}, make("th", { scope: "row", title: column.meaning }, `${format.head(column)}${unit.symbol ? `, ${unit.symbol}` : ""}`), ...cells);
     });

@@ -3,7 +3,7 @@
 /* What is seen, to take away: the filtered runs in the order of the table, the chart as it is drawn. */
 {
   const { at, pens } = parediff;
-  const SECTIONS = ["run", "quality", "fidelity", "stderr", "cost", "ratio", "seconds", "config"];
+  const SECTIONS = ["run", "quality", "fidelity", "stderr", "cost", "ratio", "difference", "seconds", "config"];
 
   parediff.save = (name, content, kind) => {
     const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type: kind }));

@@ -91,26 +91,24 @@
     return [...lines.values()];
   };
 
-  /* {y, error, bound} of a line at a cost: linear in log x between two points, its end beyond its ends. */
+  /* {ends: [[weight, point]], y, bound} of a line at a cost: linear in log x between two points, its end beyond its ends. */
   const lineAt = ({ points: own }, x) => {
-    const first = own[0], last = own[own.length - 1];
-    if (x <= first.x) return { y: first.y, error: first.yError, bound: x === first.x ? "" : "≥ " };
-    if (x >= last.x) return { y: last.y, error: last.yError, bound: x === last.x ? "" : "≤ " };
+    const first = own[0], last = own[own.length - 1], made = (ends, bound) => ({ ends, bound, y: ends.reduce((sum, [weight, point]) => sum + weight * point.y, 0) });
+    if (x <= first.x) return made([[1, first]], x === first.x ? "" : "≥ ");
+    if (x >= last.x) return made([[1, last]], x === last.x ? "" : "≤ ");
     let low = 0, high = own.length - 1;
     while (high - low > 1) { const middle = (low + high) >> 1; if (own[middle].x < x) low = middle; else high = middle; }
     const [left, right] = [own[low], own[high]], scale = left.x > 0 ? Math.log : (value) => value;
     const weight = (scale(x) - scale(left.x)) / (scale(right.x) - scale(left.x));
-    const known = left.yError !== null && right.yError !== null;
-    return { y: (1 - weight) * left.y + weight * right.y, error: known ? Math.hypot((1 - weight) * left.yError, weight * right.yError) : null, bound: "" };
+    return made([[1 - weight, left], [weight, right]], "");
   };
 
   /* How much better than the line of its own sampler at the same cost; which other sampler's line beats both. */
-  const gainOf = (point, lines, betterY) => {
+  const gainOf = (point, lines, betterY, keyY) => {
     const line = lines.find((own) => own.name === point.sampler) ?? (lines.length === 1 ? lines[0] : null);
     if (!point.methods || !line) return null;
     const s = sign(betterY), there = lineAt(line, point.x);
-    const value = s * (there.y - point.y);
-    const error = there.error !== null && point.yError !== null ? Math.hypot(there.error, point.yError) : null;
+    const { value, error, pairs } = parediff.contrast(keyY, [...there.ends.map(([weight, end]) => [s * weight, end.runs]), [-s, point.runs]]);
     let verdict = "unclear";
     if (error !== null && Math.abs(value) > 2 * error) {
       if (value > 0 && there.bound !== "≤ ") verdict = "better";
@@ -121,7 +119,7 @@
       const own = lineAt(other, point.x);
       if (other !== line && own.bound !== "≥ " && s * own.y < best) [best, rival] = [s * own.y, other.name];
     }
-    return { value, error, bound: there.bound, verdict, rival };
+    return { value, error, pairs, bound: there.bound, verdict, rival };
   };
 
   /* Every front of the points: one for each group, in order of their size. */
@@ -134,11 +132,11 @@
     const fronts = [...groups].map(([group, own]) => {
       sweep(own, betterX, betterY);
       const lines = linesOf(own), reference = referenceOf(own, betterX, betterY);
-      for (const point of own) point.gain = gainOf(point, lines, betterY);
+      for (const point of own) point.gain = gainOf(point, lines, betterY, columnY.key);
       const volume = hypervolume(own, betterX, betterY, reference);
       return { group, points: own, lines, reference, volume, share: share(own, betterX, betterY, reference, volume) };
     });
     return fronts.sort((a, b) => b.points.length - a.points.length);
   };
-  parediff.fronts = { points, build, lineAt };
+  parediff.fronts = { points, build, lineAt, meanOf };
 }

@@ -43,7 +43,7 @@
     const own = (...sections) => store.keys(...sections).filter((key) => store.has(key));
     const worth = own("quality", "fidelity"), costs = own("cost"), rank = (key) => (key === "cost.latency_s" ? 1 : 0);
     const seconds = own("ratio").filter((key) => key === "ratio.latency_s");
-    return { worth, costs: [...seconds, ...costs].sort((a, b) => rank(a) - rank(b)), rest: [...own("ratio").filter((key) => !seconds.includes(key)), ...own("seconds"), ...store.keys("run", "config").filter((key) => store.columns.get(key).kind === "number" && store.varies(key))] };
+    return { worth, costs: [...seconds, ...costs].sort((a, b) => rank(a) - rank(b)), rest: [...own("difference"), ...own("ratio").filter((key) => !seconds.includes(key)), ...own("seconds"), ...store.keys("run", "config").filter((key) => store.columns.get(key).kind === "number" && store.varies(key))] };
   };
 
   function settle() {
