@@ -28,6 +28,7 @@ from parediff.pipeline.lost import through
 from parediff.pipeline.run import Outcome
 from parediff.results import record as records
 from parediff.results.progress import Study, in_words, report
+from parediff.training.base import Learner
 
 KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
 
@@ -114,6 +115,38 @@ def test_a_signal_ends_a_run_in_one_line_and_the_rerun_is_the_same(
     assert records.find([tmp_path / "runs"]).records == []
     assert not [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("progress.json")]
     assert line() == 0
+    assert is_tidy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_in_training_is_the_same_line_and_the_rerun_has_the_same_numbers(
+    line: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    whole: dict[str, Any],
+    number: int,
+    code: int,
+    said: str,
+) -> None:
+    plain, steps = Learner.optimizer_step, list[int]()
+
+    def step(self: Learner, *arguments: Any, **keywords: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        return plain(self, *arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "optimizer_step", step)
+        assert line("method=[lsq]") == code
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1] == f"parediff: {said}; finished runs are kept, the same command resumes"
+    assert not [entry for entry in told if "KeyboardInterrupt" in entry]
+    assert line("method=[lsq]") == 0
+    assert numbers(tmp_path / "runs") == whole
     assert is_tidy(tmp_path)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from parediff.errors import RequestError
+from parediff.errors import RequestError, shown
 
 LARGEST_SEED = 2**31 - 1
 
@@ -128,6 +128,18 @@ def describe(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "keys and values"
     return WORDS.get(hint) or getattr(hint, "__name__", None) or str(hint)
+
+
+def values_of(hint: Any) -> list[str]:
+    """The values that an annotation names one by one, as they are typed; of one that names none, none."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return values_of(get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return [value for option in get_args(hint) for value in values_of(option)]
+    if origin is Literal:
+        return [shown(option) for option in get_args(hint)]
+    return {bool: ["false", "true"], type(None): ["null"]}.get(hint, [])
 
 
 def help_of(hint: Any) -> str:

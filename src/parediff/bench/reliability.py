@@ -1,4 +1,4 @@
-"""What a sweep survives, what a run costs besides its images, and how long help takes.
+"""What a sweep survives, what a run costs besides its images, and how long help and a refusal take.
 
 Runs of the digits model are killed (SIGKILL) in training, calibration, sampling, evaluation and while a file is half
 written, and started again until the study is finished; its records are compared bit for bit with an unbroken study's.
@@ -48,6 +48,7 @@ STUDY = (
     "points=[['method=[]'],['method=[ptq]'],['method=[lsq]']]",
 )
 NUMBERS = ("quality", "fidelity", "stderr", "cost", "baseline", "protocol")
+WRONG = ["run", "method=[lsq]", "methods.lsq.weight_bits=99"]
 MOST_STARTS = 50  # of one study: a run that cannot get on is a finding
 
 
@@ -63,6 +64,7 @@ class Settings:
     seed: int = 0
     overhead: float = 0.03
     help_s: float = 1.0
+    refusal_s: float = 3.0
 
     def __post_init__(self) -> None:
         for name in ("kills", "processes", "records", "images"):
@@ -107,9 +109,10 @@ def measure(settings: Settings) -> Iterator[Row]:
             yield Row(f"{written} records by {settings.processes} processes, {kills} kills: lost", lost, 0, "")
         if settings.images:
             yield Row("sampling of a run over the bare loop", _overhead(settings, Path(folder)), settings.overhead, "")
-    processor, wall = _help()
-    yield Row("parediff --help: processor", processor, settings.help_s, "s")
-    yield Row("parediff --help: wall clock", wall, None, "s")
+    for words, code, limit in ((["--help"], 0, settings.help_s), (WRONG, 2, settings.refusal_s)):
+        processor, wall = _answer(words, code)
+        yield Row(f"parediff {' '.join(words)}: processor", processor, limit, "s")
+        yield Row(f"parediff {' '.join(words)}: wall clock", wall, None, "s")
 
 
 def _kills(folder: Path, settings: Settings) -> Iterator[Row]:
@@ -199,12 +202,14 @@ def _overhead(settings: Settings, folder: Path) -> float:
     return paired_latency(plain, ours, settings.repeats, 1, time.process_time).ratio - 1
 
 
-def _help() -> tuple[float, float]:
-    """(processor, wall) seconds of `parediff --help`, the best of three."""
+def _answer(words: Sequence[str], code: int) -> tuple[float, float]:
+    """(processor, wall) seconds of a command that ends with `code`, the best of three."""
     found = []
     for _ in range(3):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "parediff", "--help"], check=True, capture_output=True)
+        done = subprocess.run([sys.executable, "-m", "parediff", *words], check=False, capture_output=True)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
+        if done.returncode != code:
+            raise RuntimeError(f"parediff {' '.join(words)} ended with {done.returncode}, not with {code}")
         found.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall))
     return min(found)
