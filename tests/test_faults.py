@@ -19,7 +19,7 @@ from rich.console import Console
 import tiny
 from parediff import atomic
 from parediff.bench import bench_command
-from parediff.bench.victims import PLACES, Strike, killed_writers, run
+from parediff.bench.victims import PLACES, Strike, configs_of, killed_writers, run
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
@@ -50,7 +50,7 @@ def asked(saved_model: Path) -> list[str]:
 def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of the unbroken run."""
     runs = tmp_path_factory.mktemp("whole")
-    assert run([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"], None) == 0
+    assert run(configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"]), None) == 0
     return numbers(runs)
 
 
@@ -66,11 +66,11 @@ def is_tidy(runs: Path) -> bool:
 def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
     saved_model: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
+    configs = configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"])
     for place, after in (("sampling", 3), ("calibration", 2), ("training", 3), ("record", 3), ("evaluation", 3)):
-        assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place
+        assert run(configs, Strike(place, after)) == -signal.SIGKILL, place
         assert records.find([tmp_path]).warnings == []
-    assert run(overrides, None) == 0
+    assert run(configs, None) == 0
     assert numbers(tmp_path) == whole
     assert is_tidy(tmp_path)
 
@@ -79,10 +79,10 @@ def test_sigkill_in_every_stage_and_in_the_middle_of_a_file(
 @pytest.mark.parametrize("after", range(1, 9))
 @pytest.mark.parametrize("place", PLACES)
 def test_sigkill_anywhere(saved_model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
-    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
-    while after > 0 and run(overrides, Strike(place, after)) == -signal.SIGKILL:
+    configs = configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"])
+    while after > 0 and run(configs, Strike(place, after)) == -signal.SIGKILL:
         after -= 1
-    assert run(overrides, None) == 0
+    assert run(configs, None) == 0
     assert numbers(tmp_path) == whole
     assert is_tidy(tmp_path)
 
@@ -150,17 +150,32 @@ def test_a_signal_in_training_is_the_same_line_and_the_rerun_has_the_same_number
     assert is_tidy(tmp_path)
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
-    """From the write with that number on, every one fails."""
-    plain, count = atomic._replace, [0]
+def before_writes(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[Path]:
+    """`act` comes before every write and is told its number, from 1; what was to be written is listed."""
+    plain, written = atomic._replace, list[Path]()
 
     def write(path: Path, data: bytes) -> None:
-        count[0] += 1
-        if count[0] >= after:
-            raise OSError(code, os.strerror(code))
+        written.append(path)
+        act(len(written))
         plain(path, data)
 
     monkeypatch.setattr(atomic, "_replace", write)
+    return written
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
+    """From the write with that number on, every one fails."""
+
+    def fail(number: int) -> None:
+        if number >= after:
+            raise OSError(code, os.strerror(code))
+
+    before_writes(monkeypatch, fail)
+
+
+def struck_at(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> list[Path]:
+    """The signal comes before the write with that number."""
+    return before_writes(monkeypatch, lambda count: os.kill(os.getpid(), number) if count == at else None)
 
 
 @pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
@@ -194,6 +209,26 @@ def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pyte
     found = records.find([tmp_path / "runs"]).records
     assert len({str([getattr(one, key) for key in KEPT]) for one in found}) == 1
     assert is_tidy(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_at_every_write(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any], number: int, code: int
+) -> None:
+    for after in range(1, 60):
+        with monkeypatch.context() as patched:
+            written = struck_at(patched, number, after)
+            ended = line("method=[lsq]", f"runs_dir=runs{after}")
+        assert ended == (code if len(written) >= after else 0)
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert line("method=[lsq]", f"runs_dir=runs{after}") == 0
+        assert numbers(tmp_path / f"runs{after}") == whole
+        assert is_tidy(tmp_path / f"runs{after}")
+        if ended == 0:
+            break
+    else:
+        pytest.fail("no run wrote fewer than 60 files")
 
 
 @pytest.mark.parametrize(

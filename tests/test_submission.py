@@ -133,8 +133,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     tiny.unconditional_model().pipeline.save_pretrained(tmp_path / "model")
     fixed = ["model=pipeline", f"model.path={tmp_path / 'model'}", "metric=[psnr,ssim]", "cost=[macs,bops,nfe]"]
     fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
-    fixed += ["tracker=none", "calibration.count=2", "data=digits", "study=jobs", "front.y=psnr", "trainer=ddp"]
-    fixed += ["trainer.devices=1", "trainer.max_steps=400", "trainer.progress=false", "trainer.accelerator=cpu"]
+    fixed += [
+        "tracker=none",
+        "calibration.count=2",
+        "data=digits",
+        "data.batch_size=8",
+        "study=jobs",
+        "front.y=psnr",
+        "trainer=ddp",
+    ]
+    fixed += ["trainer.devices=1", "trainer.max_steps=300", "trainer.progress=false", "trainer.accelerator=cpu"]
     points = "points=[['sampler.steps=1'],['method=[lsq]']]"
     return lambda *overrides: main(["run", *fixed, points, *overrides])
 
@@ -226,10 +234,33 @@ def test_a_study_on_slurm_survives_a_preemption(
     taken_off(job)
     wait_for(lambda: "Requeued" in "".join(path.read_text() for path in runs.rglob("*_log.out")), 120, "the requeue")
     kept = load_plain(runs / "jobs" / run / "training" / "lsq" / "checkpoints" / "last.ckpt", "ckpt_path")
-    assert 0 < kept["global_step"] < 400
+    assert 0 < kept["global_step"] < 300
     assert main(["status", str(runs)]) == 0
     assert "1 of 2" in capsys.readouterr().out
     wait_for(lambda: finished(runs), 900, "the end")
     assert study(*handed) == 0  # nothing is left to submit: the same command gives the front
     assert "record.json" in capsys.readouterr().out
     same_as_unbroken(study, runs, *asked)
+
+
+@pytest.mark.slow
+def test_a_job_on_slurm_that_is_killed_is_handed_over_again_and_goes_on(
+    slurm: None, study: Callable[..., int], tmp_path: Path, capsys: Any
+) -> None:
+    handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", "trainer.checkpoint_every=20", "runs_dir=runs"]
+    assert study(*handed) == 0
+    runs = tmp_path / "runs"
+    run = wait_for(lambda: training_now(runs), 300, "the training")
+    folder = runs / "jobs" / run
+    wait_for((folder / "training" / "lsq" / "checkpoints" / "last.ckpt").exists, 120, "a checkpoint")
+    job = json.loads((runs / "jobs" / FILE).read_text())[run]
+    subprocess.run(["scancel", job, "--signal=KILL"], check=True)
+    wait_for(lambda: job not in submission.in_queue(), 120, "the end of the job")
+    assert not (folder / "record.json").exists()
+    assert main(["status", str(runs)]) == 0
+    assert "cut off" in capsys.readouterr().out
+    assert study(*handed) == 0
+    wait_for(lambda: finished(runs), 600, "the end")
+    told = "".join(path.read_text() for path in runs.rglob("*_log.err"))
+    assert "Restored all states from the checkpoint" in told
+    same_as_unbroken(study, runs)

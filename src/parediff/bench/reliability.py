@@ -20,10 +20,10 @@ from typing import Any
 
 from parediff.bench.dashboard import Row
 from parediff.bench.settings import settings_from
-from parediff.bench.victims import PLACES, Strike, killed_writers, run
-from parediff.errors import RequestError
+from parediff.bench.victims import PLACES, Strike, configs_of, killed_writers, run
 from parediff.results import record as records
 from parediff.results.record import Record
+from parediff.validation import Positive, Seed, Several, Whole, check_types
 
 STUDY = (
     "model=ddpm_digits",
@@ -56,20 +56,18 @@ MOST_STARTS = 50  # of one study: a run that cannot get on is a finding
 class Settings:
     """Counts (0 leaves a part out) and limits."""
 
-    kills: int = 100
-    processes: int = 16
-    records: int = 200  # of each process
-    images: int = 16  # of the overhead
-    repeats: int = 4
-    seed: int = 0
-    overhead: float = 0.03
-    help_s: float = 1.0
-    refusal_s: float = 3.0
+    kills: Whole = 100
+    processes: Whole = 16
+    records: Whole = 200  # of each process
+    images: Whole = 16  # of the overhead
+    repeats: Several = 4
+    seed: Seed = 0
+    overhead: Positive = 0.03
+    help_s: Positive = 1.0
+    refusal_s: Positive = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("kills", "processes", "records", "images"):
-            if getattr(self, name) < 0:
-                raise RequestError(name, getattr(self, name), "0 or more is accepted")
+        check_types(self)
 
 
 @dataclass
@@ -117,7 +115,7 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _kills(folder: Path, settings: Settings) -> Iterator[Row]:
     whole, draw, toll = folder / "whole", random.Random(settings.seed), Toll()
-    if run([*STUDY, f"runs_dir={whole}"], None) != 0:
+    if run(configs_of([*STUDY, f"runs_dir={whole}"]), None) != 0:
         raise RuntimeError("the unbroken study failed")
     wanted = _numbers(whole)
     while sum(toll.kills.values()) < settings.kills:
@@ -132,11 +130,12 @@ def _kills(folder: Path, settings: Settings) -> Iterator[Row]:
 def _one_study(runs: Path, wanted: dict[str, Any], most: int, draw: random.Random, toll: Toll) -> None:
     """Start a study again and again, killed at places drawn in turn, until it is finished."""
     stamps: dict[str, int] = {}
+    configs = configs_of([*STUDY, f"runs_dir={runs}"])
     for start in range(MOST_STARTS):
         done = sum(toll.kills.values())
         place = PLACES[done % len(PLACES)]
         strike = Strike(place, draw.randint(1, 6)) if done < most and start < MOST_STARTS - 1 else None
-        code = run([*STUDY, f"runs_dir={runs}"], strike)
+        code = run(configs, strike)
         if code == -9:
             toll.kills[place] += 1
         _compare(runs, stamps, toll)
