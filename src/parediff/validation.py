@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from parediff.errors import RequestError, shown
@@ -156,6 +157,14 @@ def require(condition: bool, key: str, value: Any, accepted: str) -> None:
     """Raise RequestError unless the condition holds."""
     if not condition:
         raise RequestError(key, value, f"{accepted} is accepted")
+
+
+def existing_folder(path: str | Path) -> Path:
+    """The folder that `path` names; one that is not there is told."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise RequestError("path", path, "no such folder")
+    return folder
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +9,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from parediff.data.base import Images
+from parediff.data.files import image_files
 from parediff.data.pictures import Frame, Pictures, open_file, size_of
 from parediff.data.split import HeldOut, SplitSeed, split
 from parediff.errors import RequestError
-from parediff.validation import Count
+from parediff.validation import Count, existing_folder
 
 
 class Folder(Images):
@@ -34,6 +34,8 @@ class Folder(Images):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        if path is None:
+            raise RequestError("path", "null", "data.path=FOLDER says where the images are")
         root = existing_folder(path)
         self.name = root.name
         files = image_files(root)
@@ -60,46 +62,6 @@ class _Opener:
 
     def __call__(self, index: int) -> Image.Image:
         return open_file(self.files[index])
-
-
-def existing_folder(path: str | None) -> Path:
-    if path is None:
-        raise RequestError("path", "null", "data.path=FOLDER says where the images are")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise RequestError("path", path, "no such folder")
-    return folder
-
-
-def image_files(root: Path) -> list[Path]:
-    """Every image file below `root`, in a fixed order; hidden files and folders are none of ours.
-
-    Links are followed within `root` only: a folder that was given away must not read what lies beside it.
-    """
-    Image.init()
-    known = set(Image.registered_extensions())
-    within = root.resolve()
-    files = []
-    for file in sorted(root.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(root).parts):
-            continue
-        is_image = file.suffix.lower() in known
-        if file.is_symlink() and (is_image or file.is_dir()):
-            check_link(file, within)
-        if is_image and file.is_file():
-            files.append(file)
-    if not files:
-        raise RequestError("path", root, "a folder with image files in it or in its sub-folders; there are none")
-    return files
-
-
-def check_link(link: Path, within: Path) -> None:
-    """Raise RequestError for a link that leads out of the folder `within`, or nowhere."""
-    leads_to = Path(os.path.realpath(link))
-    if not leads_to.is_relative_to(within):
-        raise RequestError("path", link, f"files of the folder itself; this link leaves it, to {leads_to}")
-    if not leads_to.exists():
-        raise RequestError("path", link, "files of the folder itself; this link leads nowhere")
 
 
 def common_size(files: list[Path], image_size: int | None) -> int:
