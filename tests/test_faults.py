@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -30,6 +33,7 @@ from parediff.results import record as records
 from parediff.results.progress import Study, in_words, report
 from parediff.training.base import Learner
 
+FORK = multiprocessing.get_context("fork")
 KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
 
 
@@ -54,9 +58,15 @@ def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return numbers(runs)
 
 
+def numbers_of(runs: Path) -> dict[str, dict[str, Any]]:
+    """By run, in the order of the ids."""
+    found = sorted(records.find([runs]).records, key=lambda one: one.id)
+    return {one.id: {key: getattr(one, key) for key in KEPT} for one in found}
+
+
 def numbers(runs: Path) -> dict[str, Any]:
-    (found,) = records.find([runs]).records
-    return {key: getattr(found, key) for key in KEPT}
+    (found,) = numbers_of(runs).values()
+    return found
 
 
 def is_tidy(runs: Path) -> bool:
@@ -305,6 +315,35 @@ def test_a_joblib_worker_that_is_killed_costs_nothing(line: Any, tmp_path: Path,
     assert killed.is_set()
     found = next(one for one in records.find([tmp_path / "runs"]).records if one.methods == ["lsq"])
     assert {key: getattr(found, key) for key in KEPT} == whole
+    assert is_tidy(tmp_path)
+
+
+def test_two_identical_sweeps_at_once_draw_every_batch_once(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baseline and calibration too; whoever comes second takes over what the first has on record."""
+    plain = DiffusionModel.generate
+
+    def generate(self: DiffusionModel, seeds: Any, *rest: Any) -> Any:
+        with (Path.cwd() / "drawn").open("a") as file:
+            file.write(f"{list(seeds)}\n")
+        return plain(self, seeds, *rest)
+
+    monkeypatch.setattr(DiffusionModel, "generate", generate)
+    points = "points=[['sampler.steps=1'],['sampler.steps=2'],['method=[ptq]']]"
+    drawn = {}
+    for sweeps in (1, 2):
+        processes = [FORK.Process(target=lambda: sys.exit(line(points, f"runs_dir=of{sweeps}"))) for _ in range(sweeps)]  # noqa: B023
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+        drawn[sweeps] = Counter((tmp_path / "drawn").read_text().splitlines())
+        (tmp_path / "drawn").unlink()
+    assert drawn[1] == drawn[2]
+    one, other = (numbers_of(tmp_path / f"of{sweeps}") for sweeps in drawn)
+    assert one == other
     assert is_tidy(tmp_path)
 
 
