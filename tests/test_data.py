@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,35 @@ def test_a_picture_cut_short_is_named_when_it_is_read(cats_and_dogs: Path) -> No
         whole(folder(cats_and_dogs, image_size=6))
 
 
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_picture_that_unpacks_to_more_than_is_trusted_is_named(cats_and_dogs: Path, side: int) -> None:
+    """A file of a few hundred bytes; Pillow would only warn of the first."""
+    header = Image.new("L", (1, 1))
+    file = cats_and_dogs / "cat" / "bomb.png"
+    header.save(file)
+    said = file.read_bytes()
+    size = side.to_bytes(4, "big") * 2
+    chunk = b"IHDR" + size + said[24:29]
+    file.write_bytes(said[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + said[33:])
+    with pytest.raises(RequestError, match=r"bomb\.png: not a readable image .*decompression bomb"):
+        folder(cats_and_dogs, image_size=6)
+
+
+@pytest.mark.parametrize(("leads_to", "said"), [("..", "leaves it"), ("nowhere.png", "leads nowhere")])
+def test_a_link_that_leaves_the_folder_is_named(cats_and_dogs: Path, leads_to: str, said: str) -> None:
+    inside, outside = cats_and_dogs / "cat", cats_and_dogs.parent / "private.png"
+    picture(outside, (0, 0, 0))
+    (inside / "again.png").symlink_to("0.png")
+    assert len(folder(cats_and_dogs).classes) == 2
+    (inside / "link.png").symlink_to(outside if leads_to == ".." else leads_to)
+    with pytest.raises(RequestError, match=rf"link\.png: .*{said}"):
+        folder(cats_and_dogs)
+    (inside / "link.png").unlink()
+    (cats_and_dogs / "all").symlink_to(cats_and_dogs.parent)
+    with pytest.raises(RequestError, match=r"all: .*leaves it"):
+        folder(cats_and_dogs)
+
+
 def test_images_of_several_sizes_need_a_size(cats_and_dogs: Path) -> None:
     picture(cats_and_dogs / "cat" / "large.png", (0, 0, 0), size=(9, 9))
     with pytest.raises(RequestError, match=r"^image_size=null: "):
@@ -214,6 +244,18 @@ def test_a_folder_of_parquet_is_a_data_set(parquet: Path) -> None:
 def test_a_wrong_column_or_split_is_named(parquet: Path, key: str, value: str, accepted: str) -> None:
     with pytest.raises(RequestError, match=f"^{key}={value}: .*{accepted}"):
         hub(parquet, **{key: value})
+
+
+def test_a_broken_picture_within_a_file_of_parquet_is_named(parquet: Path) -> None:
+    import datasets
+
+    data = datasets.load_dataset("parquet", data_files=str(next(parquet.iterdir())), split="train")
+    raw = data.cast_column("image", datasets.Image(decode=False))
+    rows = [row["image"] if index != 3 else {"bytes": b"none", "path": None} for index, row in enumerate(raw)]
+    broken = raw.remove_columns("image").add_column("image", rows)
+    broken.cast_column("image", datasets.Image()).to_parquet(parquet / "train-00000-of-00001.parquet")
+    with pytest.raises(RequestError, match=r"^image_column=image\[3\]: not a readable image"):
+        whole(hub(parquet))
 
 
 def test_a_missing_or_foreign_set_is_named(tmp_path: Path) -> None:

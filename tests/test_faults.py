@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -19,7 +22,7 @@ from rich.console import Console
 import tiny
 from parediff import atomic
 from parediff.bench import bench_command
-from parediff.bench.victims import PLACES, Strike, killed_writers, run
+from parediff.bench.victims import PLACES, Strike, configs_of, killed_writers, run
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
@@ -28,7 +31,9 @@ from parediff.pipeline.attempt import Outcome
 from parediff.pipeline.lost import through
 from parediff.results import record as records
 from parediff.results.progress import Study, in_words, report
+from parediff.training.base import Learner
 
+FORK = multiprocessing.get_context("fork")
 KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
 
 
@@ -49,13 +54,19 @@ def asked(saved_model: Path) -> list[str]:
 def whole(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of the unbroken run."""
     runs = tmp_path_factory.mktemp("whole")
-    assert run([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"], None) == 0
+    assert run(configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={runs}"]), None) == 0
     return numbers(runs)
 
 
+def numbers_of(runs: Path) -> dict[str, dict[str, Any]]:
+    """By run, in the order of the ids."""
+    found = sorted(records.find([runs]).records, key=lambda one: one.id)
+    return {one.id: {key: getattr(one, key) for key in KEPT} for one in found}
+
+
 def numbers(runs: Path) -> dict[str, Any]:
-    (found,) = records.find([runs]).records
-    return {key: getattr(found, key) for key in KEPT}
+    (found,) = numbers_of(runs).values()
+    return found
 
 
 def is_tidy(runs: Path) -> bool:
@@ -63,11 +74,11 @@ def is_tidy(runs: Path) -> bool:
 
 
 def test_sigkill_while_fitting_training_and_writing(saved_model: Path, whole: dict[str, Any], tmp_path: Path) -> None:
-    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
+    configs = configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"])
     for place, after in (("calibration", 2), ("training", 3), ("record", 3)):
-        assert run(overrides, Strike(place, after)) == -signal.SIGKILL, place
+        assert run(configs, Strike(place, after)) == -signal.SIGKILL, place
         assert records.find([tmp_path]).warnings == []
-    assert run(overrides, None) == 0
+    assert run(configs, None) == 0
     assert numbers(tmp_path) == whole
     assert is_tidy(tmp_path)
 
@@ -76,10 +87,10 @@ def test_sigkill_while_fitting_training_and_writing(saved_model: Path, whole: di
 @pytest.mark.parametrize("after", range(1, 9))
 @pytest.mark.parametrize("place", PLACES)
 def test_sigkill_anywhere(saved_model: Path, whole: dict[str, Any], tmp_path: Path, place: str, after: int) -> None:
-    overrides = [*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"]
-    while after > 0 and run(overrides, Strike(place, after)) == -signal.SIGKILL:
+    configs = configs_of([*asked(saved_model), "method=[lsq]", f"runs_dir={tmp_path}"])
+    while after > 0 and run(configs, Strike(place, after)) == -signal.SIGKILL:
         after -= 1
-    assert run(overrides, None) == 0
+    assert run(configs, None) == 0
     assert numbers(tmp_path) == whole
     assert is_tidy(tmp_path)
 
@@ -115,17 +126,64 @@ def test_a_signal_ends_a_run_in_one_line_and_the_rerun_is_the_same(
     assert is_tidy(tmp_path)
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
-    """From the write with that number on, every one fails."""
-    plain, count = atomic._replace, [0]
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_in_training_is_the_same_line_and_the_rerun_has_the_same_numbers(
+    line: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    whole: dict[str, Any],
+    number: int,
+    code: int,
+    said: str,
+) -> None:
+    plain, steps = Learner.optimizer_step, list[int]()
+
+    def step(self: Learner, *arguments: Any, **keywords: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        return plain(self, *arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "optimizer_step", step)
+        assert line("method=[lsq]") == code
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1] == f"parediff: {said}; finished runs are kept, the same command resumes"
+    assert not [entry for entry in told if "KeyboardInterrupt" in entry]
+    assert line("method=[lsq]") == 0
+    assert numbers(tmp_path / "runs") == whole
+    assert is_tidy(tmp_path)
+
+
+def before_writes(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> list[Path]:
+    """`act` comes before every write and is told its number, from 1; what was to be written is listed."""
+    plain, written = atomic._replace, list[Path]()
 
     def write(path: Path, data: bytes) -> None:
-        count[0] += 1
-        if count[0] >= after:
-            raise OSError(code, os.strerror(code))
+        written.append(path)
+        act(len(written))
         plain(path, data)
 
     monkeypatch.setattr(atomic, "_replace", write)
+    return written
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
+    """From the write with that number on, every one fails."""
+
+    def fail(number: int) -> None:
+        if number >= after:
+            raise OSError(code, os.strerror(code))
+
+    before_writes(monkeypatch, fail)
+
+
+def struck_at(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> list[Path]:
+    """The signal comes before the write with that number."""
+    return before_writes(monkeypatch, lambda count: os.kill(os.getpid(), number) if count == at else None)
 
 
 @pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
@@ -159,6 +217,26 @@ def test_a_full_disk_at_every_write(line: Any, tmp_path: Path, monkeypatch: pyte
     found = records.find([tmp_path / "runs"]).records
     assert len({str([getattr(one, key) for key in KEPT]) for one in found}) == 1
     assert is_tidy(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_at_every_write(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any], number: int, code: int
+) -> None:
+    for after in range(1, 60):
+        with monkeypatch.context() as patched:
+            written = struck_at(patched, number, after)
+            ended = line("method=[lsq]", f"runs_dir=runs{after}")
+        assert ended == (code if len(written) >= after else 0)
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert line("method=[lsq]", f"runs_dir=runs{after}") == 0
+        assert numbers(tmp_path / f"runs{after}") == whole
+        assert is_tidy(tmp_path / f"runs{after}")
+        if ended == 0:
+            break
+    else:
+        pytest.fail("no run wrote fewer than 60 files")
 
 
 @pytest.mark.parametrize(
@@ -235,6 +313,35 @@ def test_a_joblib_worker_that_is_killed_costs_nothing(line: Any, tmp_path: Path,
     assert killed.is_set()
     found = next(one for one in records.find([tmp_path / "runs"]).records if one.methods == ["lsq"])
     assert {key: getattr(found, key) for key in KEPT} == whole
+    assert is_tidy(tmp_path)
+
+
+def test_two_identical_sweeps_at_once_draw_every_batch_once(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baseline and calibration too; whoever comes second takes over what the first has on record."""
+    plain = DiffusionModel.generate
+
+    def generate(self: DiffusionModel, seeds: Any, *rest: Any) -> Any:
+        with (Path.cwd() / "drawn").open("a") as file:
+            file.write(f"{list(seeds)}\n")
+        return plain(self, seeds, *rest)
+
+    monkeypatch.setattr(DiffusionModel, "generate", generate)
+    points = "points=[['sampler.steps=1'],['sampler.steps=2'],['method=[ptq]']]"
+    drawn = {}
+    for sweeps in (1, 2):
+        processes = [FORK.Process(target=lambda: sys.exit(line(points, f"runs_dir=of{sweeps}"))) for _ in range(sweeps)]  # noqa: B023
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+        drawn[sweeps] = Counter((tmp_path / "drawn").read_text().splitlines())
+        (tmp_path / "drawn").unlink()
+    assert drawn[1] == drawn[2]
+    one, other = (numbers_of(tmp_path / f"of{sweeps}") for sweeps in drawn)
+    assert one == other
     assert is_tidy(tmp_path)
 
 

@@ -23,6 +23,7 @@ from parediff.config import submission
 from parediff.config.compose import Composer
 from parediff.config.submission import FILE, Job, cluster_of, submit
 from parediff.errors import RequestError
+from parediff.models.weights import load_plain
 from parediff.results import record as records
 from parediff.results.interruption import is_waiting, put_off, safe_point
 
@@ -119,9 +120,10 @@ def test_runs_that_wait_in_the_queue_are_not_submitted_again(tmp_path: Path, mon
     monkeypatch.setattr(submission, "in_queue", lambda: frozenset(["7_1"]))
     monkeypatch.setattr(submission, "_executor", lambda *_: Fake())
     jobs = {name: OmegaConf.create({"name": name}) for name in "abc"}
-    ids = submit(OmegaConf.create({}), "slurm", tmp_path, jobs, print)
+    new, queued = submit(OmegaConf.create({}), "slurm", tmp_path, jobs, print)
     assert handed == ["a", "c"]
-    assert ids == {"a": "9_1", "b": "7_1", "c": "9_2"} == json.loads((tmp_path / FILE).read_text())
+    assert (new, queued) == ({"a": "9_1", "c": "9_2"}, {"b": "7_1"})
+    assert json.loads((tmp_path / FILE).read_text()) == {**new, **queued}
 
 
 @pytest.fixture
@@ -131,8 +133,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     tiny.unconditional_model().pipeline.save_pretrained(tmp_path / "model")
     fixed = ["model=pipeline", f"model.path={tmp_path / 'model'}", "metric=[psnr,ssim]", "cost=[macs,bops,nfe]"]
     fixed += ["workload.count=8", "workload.batch_size=2", "workload.blocks=2", "sampler.steps=2", "reference.steps=3"]
-    fixed += ["tracker=none", "calibration.count=2", "data=digits", "study=jobs", "front.y=psnr", "trainer=ddp"]
-    fixed += ["trainer.devices=1", "trainer.max_steps=400", "trainer.progress=false", "trainer.accelerator=cpu"]
+    fixed += [
+        "tracker=none",
+        "calibration.count=2",
+        "data=digits",
+        "data.batch_size=8",
+        "study=jobs",
+        "front.y=psnr",
+        "trainer=ddp",
+    ]
+    fixed += ["trainer.devices=1", "trainer.max_steps=300", "trainer.progress=false", "trainer.accelerator=cpu"]
     points = "points=[['sampler.steps=1'],['method=[lsq]']]"
     return lambda *overrides: main(["run", *fixed, points, *overrides])
 
@@ -192,29 +202,65 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     try:
         yield
     finally:
-        subprocess.run(["scancel", "--me"], check=False)
         subprocess.run([script, "stop", home], check=False)
 
 
+def is_told(job: str) -> None:
+    """SLURM's warning, as before a time limit."""
+    subprocess.run(["scancel", job, "--signal=USR2"], check=True)
+
+
+def is_preempted(_: str) -> None:
+    """Somebody's more urgent job wants the whole node."""
+    subprocess.run(
+        ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true"], check=True
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("devices", "taken_off"), [(1, is_told), (1, is_preempted), (2, is_told), (2, is_preempted)])
 def test_a_study_on_slurm_survives_a_preemption(
-    slurm: None, study: Callable[..., int], tmp_path: Path, capsys: Any, devices: int
+    slurm: None, study: Callable[..., int], tmp_path: Path, capsys: Any, devices: int, taken_off: Callable[[str], None]
 ) -> None:
     """Two processes train in one job too; they are not the same training as one, but the same one again."""
-    asked = [f"trainer.devices={devices}"]
-    handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", "runs_dir=runs", *asked]
+    asked, each = [f"trainer.devices={devices}"], f"hydra.launcher.cpus_per_task={devices}"
+    handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", each, "runs_dir=runs", *asked]
     assert study(*handed) == 0
     runs = tmp_path / "runs"
     run = wait_for(lambda: training_now(runs), 300, "the training")
     job = json.loads((runs / "jobs" / FILE).read_text())[run]
     assert study(*handed) == 0  # what waits or runs is not submitted again
     assert json.loads((runs / "jobs" / FILE).read_text())[run] == job
-    time.sleep(1.0)
-    subprocess.run(["scancel", job, "--signal=USR2"], check=True)
-    wait_for(lambda: "Requeued" in "".join(path.read_text() for path in runs.rglob("*.err")), 120, "the requeue")
-    wait_for(lambda: finished(runs), 900, "the end")
+    taken_off(job)
+    wait_for(lambda: "Requeued" in "".join(path.read_text() for path in runs.rglob("*_log.out")), 120, "the requeue")
+    kept = load_plain(runs / "jobs" / run / "training" / "lsq" / "checkpoints" / "last.ckpt", "ckpt_path")
+    assert 0 < kept["global_step"] < 300
     assert main(["status", str(runs)]) == 0
+    assert "1 of 2" in capsys.readouterr().out
+    wait_for(lambda: finished(runs), 900, "the end")
     assert study(*handed) == 0  # nothing is left to submit: the same command gives the front
     assert "record.json" in capsys.readouterr().out
     same_as_unbroken(study, runs, *asked)
+
+
+@pytest.mark.slow
+def test_a_job_on_slurm_that_is_killed_is_handed_over_again_and_goes_on(
+    slurm: None, study: Callable[..., int], tmp_path: Path, capsys: Any
+) -> None:
+    handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", "trainer.checkpoint_every=20", "runs_dir=runs"]
+    assert study(*handed) == 0
+    runs = tmp_path / "runs"
+    run = wait_for(lambda: training_now(runs), 300, "the training")
+    folder = runs / "jobs" / run
+    wait_for((folder / "training" / "lsq" / "checkpoints" / "last.ckpt").exists, 120, "a checkpoint")
+    job = json.loads((runs / "jobs" / FILE).read_text())[run]
+    subprocess.run(["scancel", job, "--signal=KILL"], check=True)
+    wait_for(lambda: job not in submission.in_queue(), 120, "the end of the job")
+    assert not (folder / "record.json").exists()
+    assert main(["status", str(runs)]) == 0
+    assert "cut off" in capsys.readouterr().out
+    assert study(*handed) == 0
+    wait_for(lambda: finished(runs), 600, "the end")
+    told = "".join(path.read_text() for path in runs.rglob("*_log.err"))
+    assert "Restored all states from the checkpoint" in told
+    same_as_unbroken(study, runs)

@@ -1,6 +1,7 @@
 """Wrong requests, generated: every key of every option with every value that its declaration does not accept.
 
-`python tests/wrong_requests.py` asks them all as a user would and says how many were answered as promised.
+`python tests/wrong_requests.py` asks them all as a user would and says how many were answered as promised;
+`python tests/wrong_requests.py 2/8` asks the second eighth of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from parediff.cli import main
@@ -40,7 +41,6 @@ VALUES = {
 """As typed, and as read."""
 RUN = ("method", "sampler", "workload", "calibration", "metric", "cost", "data", "model", "tracker", "task")
 SEVERAL = ("method", "metric", "cost")
-SECONDS = 3.0
 
 
 class Wrong(NamedTuple):
@@ -66,10 +66,10 @@ class Answer(NamedTuple):
         return self.code == 2 and promised and not self.left
 
 
-def wrong_requests() -> Iterator[Wrong]:
-    """Each once for each key that is declared alike in several options."""
+def wrong_requests(groups: Sequence[str] = RUN) -> Iterator[Wrong]:
+    """Of keys of no group, of those groups, and of trainings; once for each key that several options declare alike."""
     yield from _of("run", keys_of("settings")[:17], ())
-    for group in RUN:
+    for group in groups:
         seen: set[tuple[str, str]] = set()
         for option in options(group):
             keys = [key for key in keys_of(group, option) if (_alike(group, option, key), key.accepted) not in seen]
@@ -113,25 +113,27 @@ def answered(wrong: Wrong) -> Answer:
         return Answer(code, told.getvalue().strip().splitlines(), time.perf_counter() - start, os.listdir(folder))
 
 
+def kept(wrong: Wrong) -> Answer | None:
+    """None where a request is answered as promised, else its answer; a traceback is one too."""
+    try:
+        answer = answered(wrong)
+    except Exception as error:  # noqa: BLE001 - a traceback is what is looked for
+        answer = Answer(1, [f"{type(error).__name__}: {error}"], 0.0, [])
+    return None if answer.keeps(wrong) else answer
+
+
 if __name__ == "__main__":
     import sys
 
+    part, parts = (int(word) for word in sys.argv[1].split("/")) if len(sys.argv) > 1 else (1, 1)
     asked = list(wrong_requests())
-    share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    chosen = asked[:: round(1 / share)]
-    broken, seconds = [], []
-    for wrong in chosen:
-        try:
-            answer = answered(wrong)
-        except Exception as error:  # noqa: BLE001 - a traceback is what is looked for
-            answer = Answer(1, [f"{type(error).__name__}: {error}"], 0.0, [])
-        seconds.append(answer.seconds)
-        if len(seconds) % 50 == 0:
-            print(f"{len(seconds)} asked, {len(broken)} broken", flush=True)  # noqa: T201
-        if not answer.keeps(wrong):
-            broken.append(wrong)
+    chosen = asked[part - 1 :: parts]
+    start, broken = time.perf_counter(), 0
+    for number, wrong in enumerate(chosen, 1):
+        if (answer := kept(wrong)) is not None:
+            broken += 1
             print(wrong, answer, flush=True)  # noqa: T201 - a report
-    slow = sum(taken > SECONDS for taken in seconds)
-    median = sorted(seconds)[len(seconds) // 2]
-    print(f"{len(chosen) - len(broken)} of {len(chosen)} as promised, of {len(asked)} in all")  # noqa: T201
-    print(f"seconds: median {median:.2f}, most {max(seconds):.2f}; above {SECONDS}: {slow}")  # noqa: T201
+        if number % 50 == 0:
+            print(f"{number} asked, {broken} broken", flush=True)  # noqa: T201
+    print(f"{len(chosen) - broken} of {len(chosen)} as promised, of {len(asked)} in all")  # noqa: T201
+    print(f"{(time.perf_counter() - start) / len(chosen):.2f} s each")  # noqa: T201

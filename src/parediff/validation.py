@@ -7,9 +7,10 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from parediff.errors import RequestError
+from parediff.errors import RequestError, shown
 
 LARGEST_SEED = 2**31 - 1
 
@@ -130,6 +131,18 @@ def describe(hint: Any) -> str:
     return WORDS.get(hint) or getattr(hint, "__name__", None) or str(hint)
 
 
+def values_of(hint: Any) -> list[str]:
+    """The values that an annotation names one by one, as they are typed; of one that names none, none."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return values_of(get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return [value for option in get_args(hint) for value in values_of(option)]
+    if origin is Literal:
+        return [shown(option) for option in get_args(hint)]
+    return {bool: ["false", "true"], type(None): ["null"]}.get(hint, [])
+
+
 def help_of(hint: Any) -> str:
     """What an annotation says of a field's meaning; '' where it says nothing."""
     if get_origin(hint) is Annotated:
@@ -144,6 +157,14 @@ def require(condition: bool, key: str, value: Any, accepted: str) -> None:
     """Raise RequestError unless the condition holds."""
     if not condition:
         raise RequestError(key, value, f"{accepted} is accepted")
+
+
+def existing_folder(path: str | Path) -> Path:
+    """The folder that `path` names; one that is not there is told."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise RequestError("path", path, "no such folder")
+    return folder
 
 
 def _number(value: float | None) -> str:

@@ -25,7 +25,7 @@ start() {
     slurmctld -f "$SLURM_CONF" -c
     slurmd -f "$SLURM_CONF" -N "$(hostname -s)" -c
     for _ in $(seq 100); do
-        [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] && exit 0
+        [ "$(sinfo --noheader --partition=all --format=%T 2> /dev/null)" = idle ] && exit 0
         sleep 0.3
     done
     echo "the node did not come up: $(tail -n 3 "$home/slurmd.log" | tr '\n' ' ')" >&2
@@ -58,7 +58,8 @@ SlurmctldLogFile=$home/slurmctld.log
 SlurmdLogFile=$home/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-SchedulerType=sched/builtin
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_min_interval=1000000,batch_sched_delay=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 AccountingStorageType=accounting_storage/none
@@ -68,16 +69,23 @@ KillWait=10
 MinJobAge=3600
 ReturnToService=2
 MpiDefault=none
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=all Nodes=$node Default=YES MaxTime=INFINITE State=UP
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc --all) State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=$node Default=YES PriorityTier=1 GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=$node PriorityTier=2 MaxTime=INFINITE State=UP
 CONF
 }
 
 stop() {
-    for daemon in slurmd slurmctld munge/; do
-        file="$home/${daemon}"
-        case $daemon in munge/) file="$home/munge/pid" ;; *) file="$home/$daemon.pid" ;; esac
-        [ -s "$file" ] && kill "$(cat "$file")" 2> /dev/null || true
+    export SLURM_CONF="$home/slurm.conf"
+    timeout 10 scancel --me 2> /dev/null || true
+    for _ in $(seq 30); do  # what runs is told to end, and is killed after KillWait
+        [ -z "$(timeout 10 squeue --noheader 2> /dev/null)" ] && break
+        sleep 1
+    done
+    for file in slurmd.pid slurmctld.pid munge/pid; do
+        [ -s "$home/$file" ] && kill "$(cat "$home/$file")" 2> /dev/null || true
     done
     [ -s "$home/socket" ] && rm -rf "$(cat "$home/socket")"
     return 0

@@ -1,4 +1,4 @@
-"""What a sweep survives, what a run costs besides its images, and how long help takes.
+"""What a sweep survives, what a run costs besides its images, and how long help and a refusal take.
 
 Runs of the digits model are killed (SIGKILL) in training, calibration, sampling, evaluation and while a file is half
 written, and started again until the study is finished; its records are compared bit for bit with an unbroken study's.
@@ -20,10 +20,10 @@ from typing import Any
 
 from parediff.bench.dashboard import Row
 from parediff.bench.settings import settings_from
-from parediff.bench.victims import PLACES, Strike, killed_writers, run
-from parediff.errors import RequestError
+from parediff.bench.victims import PLACES, Strike, configs_of, killed_writers, run
 from parediff.results import record as records
 from parediff.results.record import Record
+from parediff.validation import Positive, Seed, Several, Whole, check_types
 
 STUDY = (
     "model=ddpm_digits",
@@ -48,6 +48,7 @@ STUDY = (
     "points=[['method=[]'],['method=[ptq]'],['method=[lsq]']]",
 )
 NUMBERS = ("quality", "fidelity", "stderr", "cost", "baseline", "protocol")
+WRONG = ["run", "method=[lsq]", "methods.lsq.weight_bits=99"]
 MOST_STARTS = 50  # of one study: a run that cannot get on is a finding
 
 
@@ -55,19 +56,18 @@ MOST_STARTS = 50  # of one study: a run that cannot get on is a finding
 class Settings:
     """Counts (0 leaves a part out) and limits."""
 
-    kills: int = 100
-    processes: int = 16
-    records: int = 200  # of each process
-    images: int = 16  # of the overhead
-    repeats: int = 4
-    seed: int = 0
-    overhead: float = 0.03
-    help_s: float = 1.0
+    kills: Whole = 100
+    processes: Whole = 16
+    records: Whole = 200  # of each process
+    images: Whole = 16  # of the overhead
+    repeats: Several = 4
+    seed: Seed = 0
+    overhead: Positive = 0.03
+    help_s: Positive = 1.0
+    refusal_s: Positive = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("kills", "processes", "records", "images"):
-            if getattr(self, name) < 0:
-                raise RequestError(name, getattr(self, name), "0 or more is accepted")
+        check_types(self)
 
 
 @dataclass
@@ -107,14 +107,15 @@ def measure(settings: Settings) -> Iterator[Row]:
             yield Row(f"{written} records by {settings.processes} processes, {kills} kills: lost", lost, 0, "")
         if settings.images:
             yield Row("sampling of a run over the bare loop", _overhead(settings, Path(folder)), settings.overhead, "")
-    processor, wall = _help()
-    yield Row("parediff --help: processor", processor, settings.help_s, "s")
-    yield Row("parediff --help: wall clock", wall, None, "s")
+    for words, code, limit in ((["--help"], 0, settings.help_s), (WRONG, 2, settings.refusal_s)):
+        processor, wall = _answer(words, code)
+        yield Row(f"parediff {' '.join(words)}: processor", processor, limit, "s")
+        yield Row(f"parediff {' '.join(words)}: wall clock", wall, None, "s")
 
 
 def _kills(folder: Path, settings: Settings) -> Iterator[Row]:
     whole, draw, toll = folder / "whole", random.Random(settings.seed), Toll()
-    if run([*STUDY, f"runs_dir={whole}"], None) != 0:
+    if run(configs_of([*STUDY, f"runs_dir={whole}"]), None) != 0:
         raise RuntimeError("the unbroken study failed")
     wanted = _numbers(whole)
     while sum(toll.kills.values()) < settings.kills:
@@ -129,11 +130,12 @@ def _kills(folder: Path, settings: Settings) -> Iterator[Row]:
 def _one_study(runs: Path, wanted: dict[str, Any], most: int, draw: random.Random, toll: Toll) -> None:
     """Start a study again and again, killed at places drawn in turn, until it is finished."""
     stamps: dict[str, int] = {}
+    configs = configs_of([*STUDY, f"runs_dir={runs}"])
     for start in range(MOST_STARTS):
         done = sum(toll.kills.values())
         place = PLACES[done % len(PLACES)]
         strike = Strike(place, draw.randint(1, 6)) if done < most and start < MOST_STARTS - 1 else None
-        code = run([*STUDY, f"runs_dir={runs}"], strike)
+        code = run(configs, strike)
         if code == -9:
             toll.kills[place] += 1
         _compare(runs, stamps, toll)
@@ -199,12 +201,14 @@ def _overhead(settings: Settings, folder: Path) -> float:
     return paired_latency(plain, ours, settings.repeats, 1, time.process_time).ratio - 1
 
 
-def _help() -> tuple[float, float]:
-    """(processor, wall) seconds of `parediff --help`, the best of three."""
+def _answer(words: Sequence[str], code: int) -> tuple[float, float]:
+    """(processor, wall) seconds of a command that ends with `code`, the best of three."""
     found = []
     for _ in range(3):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "parediff", "--help"], check=True, capture_output=True)
+        done = subprocess.run([sys.executable, "-m", "parediff", *words], check=False, capture_output=True)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
+        if done.returncode != code:
+            raise RuntimeError(f"parediff {' '.join(words)} ended with {done.returncode}, not with {code}")
         found.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall))
     return min(found)

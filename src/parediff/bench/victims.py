@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import random
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from parediff import atomic
 from parediff.results import record as records
@@ -101,18 +104,24 @@ def forked(work: Callable[[], int]) -> int:
         os._exit(code)
 
 
-def run(overrides: Sequence[str], strike: Strike | None) -> int:
-    """Every run of a request in a child, one after the other and silently; 1 where one failed."""
+def configs_of(overrides: Sequence[str]) -> list[DictConfig]:
+    """Of every run of a request."""
     from parediff.config.compose import Composer
+
+    composer = Composer("config")
+    return [composer.compose(job) for job in composer.jobs(overrides)]
+
+
+def run(configs: Sequence[DictConfig], strike: Strike | None) -> int:
+    """Every run of a study in a child, one after the other and silently; 1 where one failed."""
     from parediff.pipeline.attempt import awaited
     from parediff.results.progress import write_plan
 
     def work() -> int:
         silent = io.StringIO()
+        logging.disable(logging.WARNING)  # the child's own; handlers keep the stream that they were made with
         planted = struck(strike) if strike else contextlib.nullcontext()
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent), planted:
-            composer = Composer("config")
-            configs = [composer.compose(job) for job in composer.jobs(overrides)]
             write_plan(Path(configs[0].runs_dir) / configs[0].study, {})
             return int(any(awaited(config).status == "failed" for config in configs))
 

@@ -15,12 +15,22 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 
 def act(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from parediff.pipeline.score import model_of
-
-    arguments.overrides = ["study=evaluate", *model_of(Path(arguments.path).expanduser()), *arguments.overrides]
+    arguments.overrides = ["study=evaluate", *model_of(arguments.path), *arguments.overrides]
     return asked(arguments, "config", together(evaluate_command))
+
+
+def model_of(path: str) -> list[str]:
+    """The overrides that make a model of what lies at a path."""
+    from parediff.data.files import image_files
+    from parediff.results.record import STATE
+    from parediff.validation import existing_folder
+
+    folder = existing_folder(path)
+    kinds = {"model_index.json": "pipeline", str(STATE): "compressed", "model.safetensors": "classifier"}
+    kind = next((kind for file, kind in kinds.items() if (folder / file).is_file()), "images")
+    images = [f"workload.count={len(image_files(folder))}"] if kind == "images" else []
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"model={kind}", f"model.path='{quoted}'", *images]
 
 
 def evaluate_command(overrides: list[str]) -> int:
@@ -28,11 +38,15 @@ def evaluate_command(overrides: list[str]) -> int:
     from rich.console import Console
 
     from parediff.config.compose import Composer
+    from parediff.config.schema import checked
     from parediff.errors import RequestError
+
+    config = Composer("config").compose(overrides)
+    checked(config)  # before what is heavy
     from parediff.pipeline.score import score
 
     try:
-        record, path = score(Composer("config").compose(overrides))
+        record, path = score(config)
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001 - it is on record with its traceback; here it is one line

@@ -53,10 +53,11 @@ def run_command(overrides: Sequence[str], *, multirun: bool) -> int:
     if composer.hands_over(overrides):
         from parediff.pipeline.attempt import settled
 
-        done = [outcome for request in requests if (outcome := settled(request)) is not None]
-        if len(done) < len(requests):
-            return _submit(composer, dict(zip(names, jobs, strict=True)), names, overrides, messages)
-        outcomes = done
+        done = {request.folder: outcome for request in requests if (outcome := settled(request)) is not None}
+        left = {folder: job for folder, job in zip(names, jobs, strict=True) if folder not in done}
+        if left:
+            return _submit(composer, left, names, overrides, messages)
+        outcomes = list(done.values())
     else:
         with watching(names, messages), _growing(requests):
             outcomes = _launch(composer, jobs, requests, overrides, messages)
@@ -81,16 +82,18 @@ def _submit(
     overrides: Sequence[str],
     messages: Console,
 ) -> int:
-    """Hand what is not finished to the cluster and leave; `jobs` and `names` are by the run's folder."""
+    """Hand what is not finished to the cluster and leave; `jobs` are what is left, `names` all runs, by folder."""
     from parediff.config.submission import all_ids
     from parediff.pipeline.together import awaited
     from parediff.results.progress import write_plan
 
     study = next(iter(jobs)).parent
     write_plan(study, {folder.name: name for folder, name in names.items()})
-    ids = composer.submit({folder.name: job for folder, job in jobs.items()}, awaited, overrides, study)
-    told = f"{len(ids)} runs submitted as job {', '.join(all_ids(ids))}; they go on without this command"
-    messages.print(f"{told}\nlook: parediff status {study}\nfront: the same command, or parediff front {study}")
+    handed, queued = composer.submit({folder.name: job for folder, job in jobs.items()}, awaited, overrides, study)
+    told = [f"{len(handed)} runs submitted as job {', '.join(all_ids(handed))}"] * bool(handed)
+    told += [f"{len(queued)} in the queue already, of job {', '.join(all_ids(queued))}"] * bool(queued)
+    messages.print(f"{'; '.join(told)}: they go on without this command", soft_wrap=True, highlight=False)
+    messages.print(f"look: parediff status {study}\nfront: the same command, or parediff front {study}", soft_wrap=True)
     return 0
 
 

@@ -90,8 +90,8 @@ class Composer:
 
     def submit(
         self, jobs: Mapping[str, Overrides], task: Any, overrides: Sequence[str], folder: Path
-    ) -> dict[str, str]:
-        """Job ids by run, of a launcher that hands over; `folder` is the study's."""
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Job ids by run, of a launcher that hands over: new ones, and those in the queue; `folder` is the study's."""
         config = self._launching(overrides)
         composed = {run: self.compose(job) for run, job in jobs.items()}
         return submit(
@@ -166,7 +166,7 @@ def combinations(overrides: Sequence[Override]) -> list[Overrides]:
     for item in overrides:
         key = item.get_key_element()
         if not item.is_sweep_override():
-            values[key] = [f"{key}={item.get_value_element_as_str()}"]
+            values[key] = [item.input_line or ""]  # as it was typed
         elif item.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in item.sweep_string_iterator()]
         else:

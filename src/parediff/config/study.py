@@ -62,7 +62,7 @@ class Study:
         A run by itself in which no method has them is refused; of a study, some runs may have none.
         """
         bits = next((entry.partition("=")[2] for entry in reversed(job) if key_of(entry) == "bits"), bits)
-        if bits is None:
+        if bits is None or str(bits).lower() == "null":
             return job
         match = re.fullmatch(WIDTHS.pattern, str(bits))
         if match is None:

@@ -6,9 +6,11 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,14 +28,14 @@ NOT_PARAMETERS = ("_target_", "submitit_folder", "max_num_timeout")
 
 @dataclass(frozen=True)
 class Job:
-    """One run. submitit's signal, before a time limit or a preemption, waits until what is done is on disk; then the
-    job goes back into the queue as it is, and finds its folder again."""
+    """One run. Signals, before a time limit or at a preemption, wait until what is done is on disk; then the job goes
+    back into the queue as it is, and finds its folder again."""
 
     task: Callable[[DictConfig], Any]
     config: DictConfig
 
     def __call__(self) -> Any:
-        with put_off(signal.SIGUSR2, signal.SIGTERM):
+        with _leaving(), put_off(signal.SIGUSR2, signal.SIGTERM):
             return self.task(self.config)
 
     def checkpoint(self) -> Any:
@@ -41,6 +43,34 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """While the block lasts, SIGTERM ends the job; one that is preempted with time to leave goes into the queue first.
+
+    SLURM takes a job that ends within its partition's GraceTime for complete. submitit queues again on SIGUSR2 only.
+    """
+    again = signal.getsignal(signal.SIGUSR2)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if _is_running() and callable(again):
+            again(number, frame)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _is_running() -> bool:
+    """Whether SLURM still counts this process's job as running: it was neither cancelled nor queued again."""
+    from submitit import JobEnvironment
+
+    here = JobEnvironment()
+    return here.cluster == "slurm" and "RUNNING" in _squeue(f"--jobs={here.job_id}", "--format=%T")
 
 
 def cluster_of(config: DictConfig) -> str | None:
@@ -51,20 +81,22 @@ def cluster_of(config: DictConfig) -> str | None:
 
 def submit(
     node: DictConfig, cluster: str, folder: Path, jobs: Mapping[str, DictConfig], task: Callable[[DictConfig], Any]
-) -> dict[str, str]:
-    """Job ids by run: an array of those runs that no earlier job of the study still stands for. Returns at once."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(new, queued) job ids by run: an array of those runs that no earlier job still stands for. Returns at once."""
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise RequestError("launcher", "slurm", "a machine with SLURM's sbatch; launcher=joblib runs on this one")
     known = submitted(folder)
     queued = in_queue() if cluster == "slurm" else frozenset()
-    missing = {run: config for run, config in jobs.items() if known.get(run) not in queued}
+    waiting = {run: known[run] for run in jobs if known.get(run) in queued}
+    missing = {run: config for run, config in jobs.items() if run not in waiting}
+    handed: dict[str, str] = {}
     if missing:
         given = _executor(node, cluster)
         with given.batch():
-            handed = [given.submit(Job(task, config)) for config in missing.values()]
-        known |= {run: str(job.job_id) for run, job in zip(missing, handed, strict=True)}
-        write_atomically(folder / FILE, json.dumps(known, indent=1) + "\n")
-    return {run: known[run] for run in jobs}
+            submissions = [given.submit(Job(task, config)) for config in missing.values()]
+        handed = {run: str(job.job_id) for run, job in zip(missing, submissions, strict=True)}
+        write_atomically(folder / FILE, json.dumps(known | handed, indent=1) + "\n")
+    return handed, waiting
 
 
 def submitted(folder: Path) -> dict[str, str]:
@@ -77,13 +109,18 @@ def submitted(folder: Path) -> dict[str, str]:
 
 def in_queue() -> frozenset[str]:
     """Ids of the user's jobs that wait or run, array jobs one by one."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    return frozenset(_squeue("--me", "--format=%i"))
+
+
+def _squeue(*asked: str) -> list[str]:
+    """A word for each job that is asked for; array jobs one by one."""
+    command = ["squeue", "--noheader", "--array", *asked]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         told = " ".join(str(getattr(error, "stderr", "") or error).split())
         raise RequestError("launcher", "slurm", f"a SLURM controller that answers squeue ({told})") from error
-    return frozenset(done.stdout.split())
+    return done.stdout.split()
 
 
 def _executor(node: DictConfig, cluster: str) -> Any:

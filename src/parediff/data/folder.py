@@ -9,10 +9,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from parediff.data.base import Images
+from parediff.data.files import image_files
 from parediff.data.pictures import Frame, Pictures, open_file, size_of
 from parediff.data.split import HeldOut, SplitSeed, split
 from parediff.errors import RequestError
-from parediff.validation import Count
+from parediff.validation import Count, existing_folder
 
 
 class Folder(Images):
@@ -33,6 +34,8 @@ class Folder(Images):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        if path is None:
+            raise RequestError("path", "null", "data.path=FOLDER says where the images are")
         root = existing_folder(path)
         self.name = root.name
         files = image_files(root)
@@ -59,26 +62,6 @@ class _Opener:
 
     def __call__(self, index: int) -> Image.Image:
         return open_file(self.files[index])
-
-
-def existing_folder(path: str | None) -> Path:
-    if path is None:
-        raise RequestError("path", "null", "data.path=FOLDER says where the images are")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise RequestError("path", path, "no such folder")
-    return folder
-
-
-def image_files(root: Path) -> list[Path]:
-    """Every image file below `root`, in a fixed order; hidden files and folders are none of ours."""
-    Image.init()
-    known = set(Image.registered_extensions())
-    files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in known and file.is_file()]
-    shown = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    if not shown:
-        raise RequestError("path", root, "a folder with image files in it or in its sub-folders; there are none")
-    return shown
 
 
 def common_size(files: list[Path], image_size: int | None) -> int:

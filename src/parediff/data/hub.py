@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from parediff.data.base import Images
-from parediff.data.pictures import Frame, Pictures
+from parediff.data.pictures import Frame, Pictures, readable
 from parediff.data.split import HeldOut, SplitSeed, split
 from parediff.errors import RequestError, nearest
 from parediff.validation import Count
@@ -73,7 +73,8 @@ class _Columns:
         self.labels = values if names else [sorted(set(values)).index(value) for value in values]
 
     def __call__(self, index: int) -> Image.Image:
-        picture = self.table[index][self.image_column]
+        with readable("image_column", f"{self.image_column}[{index}]"):
+            picture = self.table[index][self.image_column]
         if not isinstance(picture, Image.Image):
             raise RequestError("image_column", self.image_column, f"a column of images, row {index} is none")
         return picture

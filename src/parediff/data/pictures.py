@@ -101,24 +101,23 @@ UNREADABLE = (
 
 def open_file(path: Any) -> Image.Image:
     """The decoded picture; a file that is none is an error that names it."""
-    with _read(path) as picture:
+    with readable("path", path), Image.open(path) as picture:
         picture.load()
         return picture
 
 
 def size_of(path: Any) -> tuple[int, int]:
     """Width and height from the header alone; a file that is no image is an error that names it."""
-    with _read(path) as picture:
+    with readable("path", path), Image.open(path) as picture:
         return picture.size
 
 
 @contextmanager
-def _read(path: Any) -> Iterator[Image.Image]:
+def readable(key: str, value: Any) -> Iterator[None]:
     """Pillow only warns of a file that unpacks to more than it trusts; here it is as unreadable as a broken one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                yield picture
+            yield
     except UNREADABLE as error:
-        raise RequestError("path", path, f"not a readable image ({' '.join(str(error).split())[:120]})") from error
+        raise RequestError(key, value, f"not a readable image ({' '.join(str(error).split())[:120]})") from error

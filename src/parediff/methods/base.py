@@ -20,14 +20,15 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     with their final shapes from `prepare` on; so restoring is prepare, load_state_dict, finalize.
     `emulated`: its arithmetic is simulated, so its speed means nothing. `corrects`: it repairs what other methods
     damage, and changes nothing worth having alone; `comes_first`: it may be listed before that. `serves`: models that
-    give images, or name classes. `family`: what a model can have done to it once only.
+    give images; one that needs no sampling steps may add those that name classes. `family`: what a model can have done
+    to it once only.
     """
 
     emulated: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
     comes_first: ClassVar[bool] = False
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = ""
-    serves: ClassVar[tuple[str, ...]] = ("images", "classes")
+    serves: ClassVar[tuple[str, ...]] = ("images",)
 
     def __post_init__(self) -> None:
         check_types(self)

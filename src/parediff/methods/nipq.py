@@ -43,6 +43,7 @@ class Nipq(Method):
 
     emulated: ClassVar[bool] = True
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
+    serves: ClassVar[tuple[str, ...]] = ("images", "classes")
 
     target_bits: Positive | None
     target_gbops: Positive | None

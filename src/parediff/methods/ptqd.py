@@ -24,7 +24,6 @@ class Ptqd(Method):
     """
 
     corrects: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = ("images",)
 
     variance: bool
     sampler: Annotated[Sampler, "whose eta the variance is corrected for"] | None

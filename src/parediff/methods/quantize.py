@@ -63,6 +63,7 @@ class Quantize(Method):
 
     emulated: ClassVar[bool] = True
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "quantisation"
+    serves: ClassVar[tuple[str, ...]] = ("images", "classes")
 
     recipe: str
     recipes: Annotated[Mapping[str, Any], "what each recipe chooses"]

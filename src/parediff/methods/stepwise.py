@@ -35,7 +35,6 @@ class Stepwise(Method):
     """
 
     corrects: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = ("images",)
 
     pixels: bool
     layers: bool

@@ -19,7 +19,6 @@ class Tac(Method):
     """Listed after the method that quantises. The paper's second part, a bias of the sampler's input, is left out."""
 
     corrects: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = ("images",)
 
     def prepare(self, model: DiffusionModel) -> None:
         capacity = int(model.pipeline.scheduler.config.get("num_train_timesteps", 1000))

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from parediff.data.folder import existing_folder, image_files
+from parediff.data.files import image_files
 from parediff.data.pictures import open_file, plain, size_of
 from parediff.errors import RequestError
-from parediff.validation import check_types
+from parediff.validation import check_types, existing_folder
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 

@@ -15,9 +15,7 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.weights import load_weights
-
-STATE = Path("model") / "denoiser.safetensors"
-"""Where a run keeps its compressed model, below its folder."""
+from parediff.results.record import STATE
 
 CallsOf = Callable[[DiffusionModel], Iterable[Call]]
 Fit = Callable[[str, Any], None]

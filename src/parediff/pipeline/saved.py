@@ -17,8 +17,9 @@ from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.classifiers.imported import is_known
 from parediff.models.diffusion.sampler import Sampler
-from parediff.pipeline.compress import STATE, load_state, restore
+from parediff.pipeline.compress import load_state, restore
 from parediff.provenance import file_fingerprint
+from parediff.results.record import STATE
 from parediff.validation import check_types
 
 CONFIG = "config.yaml"

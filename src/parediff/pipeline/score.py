@@ -10,9 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from parediff.atomic import tidy
 from parediff.config.request import Request, build
-from parediff.data.folder import existing_folder, image_files
 from parediff.pipeline.attempt import failed
-from parediff.pipeline.compress import STATE
 from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.pipeline.run import prepared
@@ -22,16 +20,6 @@ from parediff.provenance import fingerprint
 from parediff.results import record as records
 from parediff.results.lease import lease
 from parediff.results.record import Record
-
-
-def model_of(path: Path) -> list[str]:
-    """The overrides that make a model of what lies at a path."""
-    existing_folder(str(path))
-    kinds = {"model_index.json": "pipeline", str(STATE): "compressed", "model.safetensors": "classifier"}
-    kind = next((kind for file, kind in kinds.items() if (path / file).is_file()), "images")
-    images = [f"workload.count={len(image_files(path))}"] if kind == "images" else []
-    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"model={kind}", f"model.path='{quoted}'", *images]
 
 
 def score(config: DictConfig) -> tuple[Record, Path]:

@@ -58,6 +58,12 @@ def put_off(*signals: signal.Signals) -> Iterator[None]:
         _waiting.clear()
 
 
+def put_off_again() -> None:
+    """Where a library took over signals that are put off, take them back."""
+    for number in _handlers:
+        signal.signal(number, _remember)
+
+
 def is_waiting() -> bool:
     """Whether a signal waits for the next safe point: what is not on disk yet should be put there first."""
     return bool(_waiting)

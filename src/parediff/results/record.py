@@ -37,6 +37,8 @@ HALF_CHARACTER = r"\ud"  # how JSON writes the halves of a surrogate pair
 LONGEST_ID, DEEPEST, LARGEST_BYTES = 200, 64, 64_000_000
 CALIBRATION_SHEET = "calibration.png"
 """Beside the record of a run whose calibration data was images."""
+STATE = Path("model") / "denoiser.safetensors"
+"""Where a run keeps its compressed model, below its folder."""
 REQUIRED = ("schema", "id", "study", "status", "protocol", "model", "methods", "sampler")
 
 

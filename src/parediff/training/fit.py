@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from parediff.atomic import tidy, write_atomically
 from parediff.errors import RequestError
 from parediff.models.weights import load_plain
-from parediff.results.interruption import is_waiting, safe_point
+from parediff.results.interruption import is_waiting, put_off_again, safe_point
 from parediff.training.base import PLAN, Learner, prolonged
 from parediff.training.synthesis import ManualTraining
 from parediff.validation import Count, NonNegative, Range, Whole, check_types
@@ -97,12 +97,8 @@ class Trainer:
                     validated=data is not None and is_overridden("validation_step", learner),
                     clipped=learner.automatic_optimization,
                 )
-                try:
+                with _ended_as_asked(trainer):
                     trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
-                except Exception:
-                    if self.devices > 1:  # they are gone, and what they had is on disk
-                        safe_point()
-                    raise
         learner.to(home)
         learner.settle()
 
@@ -174,14 +170,39 @@ class PutOff(RuntimeError):
     """Ends the processes of a training that is to go on later."""
 
 
+@contextmanager
+def _ended_as_asked(trainer: pl.Trainer) -> Iterator[None]:
+    """Whatever ends a training ends its processes; Ctrl-C, which Lightning makes an exit, is Ctrl-C again."""
+    try:
+        yield
+    except BaseException as error:
+        for process in getattr(trainer.strategy.launcher, "procs", ()):
+            process.kill()
+        if trainer.world_size > 1:  # what they had is on disk
+            safe_point()
+        (interruptible,) = (own for own in trainer.callbacks if isinstance(own, Interruptible))  # type: ignore[attr-defined]
+        if isinstance(error, SystemExit) and interruptible.cause is not None:
+            raise interruptible.cause from None
+        raise
+
+
 class Interruptible(pl.Callback):
     """A process that is to end keeps the training as it stands, between two steps.
 
-    Several that train together agree on the step; then the one that began them ends.
+    Several that train together agree on the step; then the one that began them ends. `cause`: the Ctrl-C that ended it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.cause: KeyboardInterrupt | None = None
+
+    def on_exception(self, _: pl.Trainer, __: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.cause = exception
+
+    def on_train_start(self, *_: Any) -> None:
+        """Lightning's own answer to SIGTERM, a broadcast in the middle of whatever is being done, is not wanted."""
+        put_off_again()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         several = trainer.world_size > 1
@@ -203,11 +224,11 @@ class WholeFiles(TorchCheckpointIO):
 
 @contextmanager
 def without_advertising() -> Iterator[None]:
-    """Lightning's tips for other products are left out of its log; everything else stays."""
+    """Lightning's tips for other products, and what the command says itself of Ctrl-C, are left out of its log."""
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
 
     def is_news(entry: logging.LogRecord) -> bool:
-        return "💡 Tip" not in entry.getMessage()
+        return not any(known in entry.getMessage() for known in ("💡 Tip", "Detected KeyboardInterrupt"))
 
     log.addFilter(is_news)
     try:
