@@ -32,6 +32,7 @@ def zeros(*shape: int) -> Tensor:
         (lambda: torch.mv(zeros(3, 4), zeros(4)), 12),
         (lambda: torch.addmv(zeros(3), zeros(3, 4), zeros(4)), 12),
         (lambda: F.conv2d(zeros(2, 4, 8, 8), zeros(6, 2, 3, 3), None, 2, 1, 1, 2), 2 * 6 * 16 * 2 * 9),
+        (lambda: F.conv2d(zeros(1, 2, 4, 4), zeros(1, 2, 3, 3)), 4 * 2 * 9),
         (lambda: F.conv_transpose2d(zeros(1, 4, 5, 5), zeros(4, 6, 2, 2), stride=2), 4 * 25 * 6 * 4),
         (lambda: F.scaled_dot_product_attention(*(zeros(2, 3, n, 8) for n in (5, 7, 7))), 2 * 3 * 5 * 7 * 16),
         (lambda: zeros(2, 3) * zeros(2, 3), 0),
@@ -77,6 +78,16 @@ def test_a_foreign_weight_is_told_from_two_activations_and_by_its_kind() -> None
         "F.linear": ("linear", 4 * 4 * 5, 16, 16),
         "matmul": ("matmul", 4 * 5 * 5, 16, 16),
     }
+
+
+def test_layers_of_one_filter_are_counted() -> None:
+    for layer, shape, macs in (
+        (nn.Conv2d(2, 1, 3), (1, 2, 4, 4), 4 * 2 * 9),
+        (nn.ConvTranspose2d(1, 2, 2), (1, 1, 3, 3), 9 * 2 * 4),
+    ):
+        with counting(layer) as counter:
+            layer(zeros(*shape))
+        assert counter.macs == macs
 
 
 def test_layers_of_sixteen_bits_are_not_quantised() -> None:

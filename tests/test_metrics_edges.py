@@ -19,9 +19,9 @@ from parediff.metrics.dinov2 import MEAN, STD
 from parediff.metrics.extractors import check_photographs, coloured
 from parediff.metrics.inception_score import Predictions
 from parediff.metrics.neighbours import Coverage, Density, Neighbourhood, Precision, Recall
-from parediff.metrics.reference import PublishedStatistics
+from parediff.metrics.reference import DataReference, PublishedStatistics
 from parediff.sampling.batch import Batch
-from test_metrics import Brightness, grey
+from test_metrics import Brightness, Noise, grey
 from test_neighbours import Known
 
 
@@ -103,6 +103,12 @@ def test_dinov2_sees_images_normalised_as_those_of_imagenet() -> None:
 
 def test_the_cosine_says_what_it_is_the_mean_of() -> None:
     assert CosineSimilarity().fingerprint() == {"range": "-1 to 1", "mean": "over images"}
+
+
+def test_a_reference_set_is_known_by_name_split_count_and_images() -> None:
+    told = DataReference(Noise(30), "train", 16, 20, False).fingerprint()
+    assert {key: told[key] for key in ("data", "split", "count")} == {"data": "noise", "split": "train", "count": 20}
+    assert told["images"] != DataReference(Noise(30), "held_out", 16, 20, False).fingerprint()["images"]
 
 
 @pytest.fixture
