@@ -17,4 +17,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "",
         "BLOCK = 2**16",
     ): "how many values are tried at a time, for speed; the score of a group is its own in every block",
+    (
+        "quantization/search.py",
+        "_scored",
+        "if (candidates >= 1):",
+    ): "of one candidate, one repetition is a copy, which the condition saves",
 }
