@@ -1,0 +1,25 @@
+"""Mutants that change nothing that anyone can see, by (file, function, the line that it becomes), with the reason."""
+
+SUM = "x + added is added + x, bit for bit, and both are tuples of streams"
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "reuse/transformer_cuts.py",
+        "_Exit.keep",
+        "return _sum(self.kept(), before, single=not isinstance(output, tuple))",
+    ): SUM,
+    (
+        "reuse/transformer_cuts.py",
+        "_AddKept.forward",
+        "return _sum(kept, self.entering(args, kwargs, len(kept)), single=len(kept) == 1)",
+    ): SUM,
+    (
+        "quantization/search.py",
+        "",
+        "BLOCK = 2**16",
+    ): "how many values are tried at a time, for speed; the score of a group is its own in every block",
+    (
+        "quantization/search.py",
+        "_scored",
+        "if (candidates >= 1):",
+    ): "of one candidate, one repetition is a copy, which the condition saves",
+}

@@ -1,0 +1,57 @@
+"""What calibration keeps of the values it saw, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from parediff.models.diffusion.door import Call
+from parediff.quantization.reconstruction import Data, stratified
+from parediff.quantization.samples import Reservoir, Samples
+
+
+def test_an_offset_moves_values_and_every_range() -> None:
+    moving = torch.tensor([[1.0], [3.0]])
+    samples = Samples(torch.tensor([[1.0, 4.0]]), torch.tensor([1.0]), torch.tensor([4.0]), moving)
+    moved = samples.minus(torch.tensor(0.5))
+    assert (moved.values.tolist(), moved.low.tolist(), moved.high.tolist()) == ([[0.5, 3.5]], [0.5], [3.5])
+    assert moved.moving is not None
+    assert moved.moving.tolist() == [[0.5], [2.5]]
+
+
+def test_what_does_not_fit_is_thinned_out_from_end_to_end() -> None:
+    x = torch.arange(9.0)
+    assert torch.equal(Samples.of(x, capacity=9).values, x[None])
+    thin = Samples.of(x, capacity=3)
+    assert (thin.values.tolist(), thin.low.tolist(), thin.high.tolist()) == ([[0, 4, 8]], [0], [8])
+
+
+def test_the_moving_range_is_nine_tenths_old() -> None:
+    reservoir = Reservoir()
+    for high in (10.0, 20.0):
+        reservoir.add(torch.tensor([-high, high]))
+    found = reservoir.samples()
+    assert (found.low.tolist(), found.high.tolist()) == ([-20], [20])
+    assert found.moving is not None
+    assert found.moving.flatten().tolist() == pytest.approx([-11, 11])
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, [1]), (3, [2]), (4, [3]), (9, [3, 7])])
+def test_every_fourth_row_is_held_out_and_of_fewer_the_last(count: int, held: list[int]) -> None:
+    data = Data((), {}, torch.zeros(count), torch.zeros(count), None)
+    assert data.held.nonzero().flatten().tolist() == held
+    with pytest.raises(ValueError, match="record more"):
+        _ = Data((), {}, torch.zeros(1), torch.zeros(1), None).held
+
+
+def test_drawn_rows_are_single_images_with_their_time_and_condition() -> None:
+    def call(times: list[float], step: int) -> Any:
+        images = torch.tensor(times).reshape(-1, 1, 1, 1)
+        return Call(images, torch.tensor(times), {"class_labels": torch.tensor(times).long()}, step)
+
+    drawn = stratified([call([9.0, 9.0, 9.0], 0), call([5.0, 5.0, 5.0], 1)], 4)
+    assert drawn.t.tolist() == [5, 5, 9, 9]
+    assert drawn.x.flatten().tolist() == [5, 5, 9, 9]
+    assert drawn.cond["class_labels"].tolist() == [5, 5, 9, 9]
