@@ -186,8 +186,20 @@ def test_a_path_that_is_missing_is_a_wrong_request(tmp_path: Path) -> None:
 
 
 def test_the_same_request_has_the_same_id_and_storage_does_not_matter() -> None:
-    config = {"model": {"name": "m"}, "seed": 0, "runs_dir": "runs", "resume": False, "tracker": {"mode": "offline"}}
-    moved = {"resume": True, "runs_dir": "/elsewhere", "save": True, "seed": 0, "model": {"name": "m"}}
+    config = {
+        "model": {"name": "m", "text_cache": "runs"},
+        "seed": 0,
+        "runs_dir": "runs",
+        "resume": False,
+        "tracker": {"mode": "offline"},
+    }
+    moved = {
+        "resume": True,
+        "runs_dir": "/elsewhere",
+        "save": True,
+        "seed": 0,
+        "model": {"name": "m", "text_cache": "/elsewhere"},
+    }
     assert run_id(config, (0, 100)) == run_id(moved, (0, 100))
     assert run_id(config, (0, 100)) != run_id(config, (100, 100))
     assert run_id(config, (0, 100)) != run_id({**config, "seed": 1}, (0, 100))

@@ -36,6 +36,8 @@ IRRELEVANT = frozenset(
         "hydra",
     ]
 )
+KEPT_AT = {"model": frozenset(["text_cache"])}
+"""Settings of a part that say where something is kept."""
 PACKAGES = ("torch", "torchvision", "diffusers", "pytorch-lightning", "numpy", "scipy", "torchmetrics", "clean-fid")
 
 
@@ -66,7 +68,9 @@ def file_fingerprint(path: Path) -> str:
 
 def run_id(config: Mapping[str, Any], seeds: Any) -> str:
     """The name of a run's folder: what was asked, without what cannot change the result."""
-    return fingerprint({"config": without(config, IRRELEVANT), "seeds": seeds})[:12]
+    asked = without(config, IRRELEVANT)
+    parts = {part: without(asked[part], keys) for part, keys in KEPT_AT.items() if isinstance(asked.get(part), Mapping)}
+    return fingerprint({"config": {**asked, **parts}, "seeds": seeds})[:12]
 
 
 def without(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
