@@ -147,6 +147,11 @@ def test_higher_is_better_where_the_record_says_so_and_lower_where_it_says_nothi
     assert build_front(odd, "bops", "oddness").y.better == "higher"
 
 
+def test_where_bops_are_not_measured_the_first_cost_is_the_axis() -> None:
+    runs = [replace(point(bops, fd), cost={"size_bytes": bops}) for bops, fd in ((1, 5), (2, 4))]
+    assert build_front(runs).x.key == "cost.size_bytes"
+
+
 def test_runs_that_differ_in_seeds_only_are_one_point_with_the_error_between_them() -> None:
     runs = [replace(point(10, 4), id=f"run{seed}", config={"seed": seed}, quality={"fd_digits": fd})
             for seed, fd in enumerate((4.0, 5.0, 9.0))]  # fmt: skip

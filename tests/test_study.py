@@ -112,3 +112,19 @@ def test_methods_that_do_not_go_together_are_refused_before_anything_starts(
 def test_methods_that_go_together_are_accepted_in_any_order_that_makes_sense(composer: Composer) -> None:
     for methods in ("qncd,ptq,frdiff", "ptq,qncd", "qncd,snr", "frdiff,ptq", "tdq,ptqd,frdiff"):
         assert list(build(composer.compose([f"method=[{methods}]"])).methods) == methods.split(",")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["cost=[macs]", "front.x=bops"], r"^front\.x=bops: .*macs.* is accepted\. Did you mean"),
+        (["front.y=fd_digit"], r"^front\.y=fd_digit: .*Did you mean fd_digits"),
+    ],
+)
+def test_an_axis_that_no_run_will_have_is_refused(composer: Composer, asked: list[str], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        build(composer.compose(asked))
+
+
+def test_an_axis_may_be_a_full_key(composer: Composer) -> None:
+    assert build(composer.compose(["front.x=seconds.compress", "front.y=steps"]))

@@ -78,7 +78,8 @@ def _settings() -> list[Key]:
 
 
 def _axis(axis: str, default: Any) -> Key:
-    meaning = "the cost" if axis == "x" else "the quality; null: the first metric"
+    cost, quality = "the cost; null: bops, or the first one that is measured", "the quality; null: the first metric"
+    meaning = cost if axis == "x" else quality
     return Key(f"front.{axis}", str | None, default, f"{meaning}, on the study's front")
 
 

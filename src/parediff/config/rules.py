@@ -5,7 +5,7 @@ The rules are over what classes declare of themselves, so that they hold for cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from parediff.config.catalogue import files
 from parediff.config.construct import class_of
 from parediff.config.declared import descends, exists, fact
-from parediff.errors import RequestError
+from parediff.errors import RequestError, nearest
 
 Named = str | type
 """A class by its import path, which nothing imports where it ships, or the class itself."""
@@ -56,6 +56,14 @@ def check_kind(task: Named, methods: Mapping[str, Named], metrics: Mapping[str, 
         judges = declared_fact(target, "judges")
         if judges != judged:
             raise RequestError("metric", name, f"a metric of {judged} is accepted, this one judges {judges}")
+
+
+def check_axes(front: Mapping[str, Any], measured: Collection[str]) -> None:
+    """Raise RequestError for an axis by its short name that no run will have; full keys, as seconds.load, pass."""
+    for axis, key in front.items():
+        if key is not None and "." not in key and key not in measured:
+            told = f"{', '.join(measured)}, or the full key of a record's number is accepted"
+            raise RequestError(f"front.{axis}", key, f"{told}.{nearest(key, measured)}")
 
 
 def _comes_from(target: Named, source: Any) -> bool:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from parediff.config.catalogue import options, targets_in
 from parediff.config.declared import arguments_of, descends, exists
-from parediff.config.rules import check_kind, check_together
+from parediff.config.rules import check_axes, check_kind, check_together
 from parediff.config.safety import check_import, check_secrets, check_target
 from parediff.config.settings import Kept, Settings, TrainSettings, check_seed
 from parediff.errors import RequestError, nearest
@@ -169,12 +169,17 @@ def _check_groups(values: Mapping[str, Any], allow: Collection[str], groups: Map
         _check_together(values)
 
 
+SAMPLED = ("steps", "eta")
+"""What records say of samplers, which can be an axis of a front too."""
+
+
 def _check_together(values: Mapping[str, Any]) -> None:
     methods, metrics = (
         {name: node["_target_"] for name, node in (values.get(key) or {}).items()} for key in ("methods", "metrics")
     )
     check_together(methods)
     check_kind(values["task"]["_target_"], methods, metrics, values["calibration"]["_target_"])
+    check_axes(values["front"], [*metrics, *(values["costs"] or {}), *SAMPLED])
 
 
 def _check_node(node: Any, key: str, group: Group, allow: Collection[str]) -> None:
