@@ -29,12 +29,15 @@ PARTS = ("extractor", "statistics")  # of metrics, and nothing by themselves
 OF_CLASSIFIERS = [
     *("noise", "zeroq", "genie", "gdfq", "ris", "zs_cgan", "dfakd", "qimera", "intraq", "diffusion_samples"),
     "finetune",
+    "udfc",
+    "udfc_pruning",
 ]
 NEEDED = {
     **{option: [f"method=[ptq,{option}]"] for option in ("ptqd", "tac", "snr", "stepwise")},
     "qncd": ["method=[qncd,ptq]"],
     **{option: ["model=classifier_digits"] for option in OF_CLASSIFIERS},
     "finetune": ["model=classifier_digits", "method=[ptq,finetune]"],
+    "udfc": ["model=classifier_digits", "method=[ptq,udfc]"],
     "clip_score": ["workload.conditions=[a,b]"],
     "image_scoring": ["model=images", f"model.path={shipped('experiments') / 'demo'}", "metric=[]"],
     "conditional_top1": ["workload.conditions=[0,1]"],
@@ -47,7 +50,14 @@ NEEDED = {
 # options that the model which ships is no model for
 FOREIGN = [("sampler", path.stem) for path in (shipped("conf") / "sampler").glob("flow_*.yaml")]
 # experiments whose weights the user brings
-BROUGHT = ("nipq/low_bits", "nipq/resnet20", "nipq/resnet20_ptq", "data_free/resnet20", "data_free/resnet20_finetune")
+BROUGHT = (
+    "nipq/low_bits",
+    "nipq/resnet20",
+    "nipq/resnet20_ptq",
+    "data_free/resnet20",
+    "data_free/resnet20_finetune",
+    "data_free/udfc",
+)
 
 
 @pytest.fixture(scope="module")

@@ -69,11 +69,12 @@ def test_every_method_prepares_an_outline_as_it_does_the_model(method: str) -> N
 
 def _fitting(method: str) -> list[str]:
     """A model that the method is for, and something to repair for one that repairs."""
-    if method == "finetune":
-        return ["model=classifier_digits", "method=[ptq,finetune]", "calibration=noise"]
     target = OmegaConf.select(OmegaConf.load(shipped("conf") / "method" / f"{method}.yaml"), "_target_")
-    repairs = target is not None and get_class(target).corrects
-    return [f"method=[{'ptq,' if repairs else ''}{method}]", "data=digits"]
+    kind = None if target is None else get_class(target)
+    asked = f"method=[{'ptq,' if kind is not None and kind.corrects else ''}{method}]"
+    if kind is not None and "images" not in kind.serves:
+        return ["model=classifier_digits", "calibration=noise", asked]
+    return [asked, "data=digits"]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +37,10 @@ class CalibrationSource(ABC):
 @dataclass(frozen=True)
 class CallSource(CalibrationSource):
     """Calls of a denoiser, part by part, so that no more than one batch of trajectories is in memory."""
+
+    def begun(self, fit: Callable[[str, Any, int], None], tell: Callable[[Mapping[str, Any]], None]) -> CallSource:
+        """The source with a way to train what it needs, and to tell the record what it finds; most need neither."""
+        return self
 
     @abstractmethod
     def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterable[Call]]]:

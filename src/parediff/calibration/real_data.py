@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from parediff.calibration.base import CallSource
 from parediff.calibration.images import ImageSource, Labelled, Studio
+from parediff.calibration.noised import noised, timed
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -41,32 +42,20 @@ class RealData(ImageSource, CallSource):
 
     def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterator[Call]]]:
         self._check(model)
-        scheduler = sampler.scheduler_for(model.pipeline)
-        scheduler.set_timesteps(sampler.steps, device=model.device)
-        positions = torch.linspace(0, len(scheduler.timesteps) - 1, min(self.steps, sampler.steps)).round().long()
+        scheduler, positions = timed(model, sampler, self.steps)
         for start in range(0, self.count, self.batch_size):
             chosen = range(start, min(self.count, start + self.batch_size))
-            yield partial(self._batch, model, scheduler, chosen, positions.tolist())
+            yield partial(self._batch, model, scheduler, chosen, positions)
 
     def _batch(self, model: DiffusionModel, scheduler: Any, chosen: range, steps: list[int]) -> Iterator[Call]:
         images, labels = self._images(chosen)
         for step in steps:
-            yield self._call(model, scheduler, images, labels, chosen, step)
+            yield noised(model, scheduler, images, labels, [self.first_seed + i for i in chosen], step)
 
     def _images(self, chosen: range) -> tuple[Tensor, Tensor]:
         train = self.data().train
         pairs = [train[(self.first_seed + index) % len(train)] for index in chosen]
         return torch.stack([image for image, _ in pairs]), torch.tensor([int(label) for _, label in pairs])
-
-    def _call(
-        self, model: DiffusionModel, scheduler: Any, images: Tensor, labels: Tensor, chosen: range, step: int
-    ) -> Call:
-        t = scheduler.timesteps[step].expand(len(images))
-        noise = torch.stack([_noise(images.shape[1:], self.first_seed + i, step) for i in chosen])
-        noisy = scheduler.add_noise(images.to(model.device), noise.to(model.device), t)
-        noisy = scheduler.scale_model_input(noisy, scheduler.timesteps[step])
-        cond = {"class_labels": labels.to(model.device)} if model.conditioning == "class" else {}
-        return Call(noisy.to(model.dtype), t, cond, step)
 
     def _check(self, model: DiffusionModel) -> None:
         if model.conditioning == "text" or tuple(self.data().image_shape) != model.sample_shape:
@@ -77,7 +66,3 @@ class RealData(ImageSource, CallSource):
             )
         if len(self.data().train) < self.count:
             raise RequestError("calibration.count", self.count, f"at most the {len(self.data().train)} training images")
-
-
-def _noise(shape: torch.Size, seed: int, step: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed * 10_007 + step))

@@ -76,6 +76,7 @@ class Quantize(Method):
     weight_groups: Literal["tensor", "channel"]
     activation_groups: Groups
     ends: Width
+    image: Annotated[bool, "whether what the first layer reads is rounded too"]
     time_layers: Width
     attention: Width
     softmax_bits: Annotated[int, Range(2, 32), "width of attention's weights; 32 is full precision"]
@@ -92,7 +93,7 @@ class Quantize(Method):
     search: SearchSettings
     values: Annotated[int, Range(256)]
     weights_first: Annotated[bool, "whether activations are observed behind rounded weights, as they will be met"]
-    rounding: Literal["nearest", "adaround"]
+    rounding: Literal["nearest", "adaround", "joint"]
     learning: Literal["none", "reconstruction", "qat"]
     reconstruction: Reconstruction
     training_recipe: Recipe
@@ -165,8 +166,8 @@ class Quantize(Method):
             )
 
         place(model.denoiser, self._placement(), make)
-        if self.rounding == "adaround":
-            install_rounding(model.denoiser)
+        if self.rounding != "nearest":
+            install_rounding(model.denoiser, joint=self.rounding == "joint")
 
     def _weight_quantizer(self, slot: Slot) -> Quantizer:
         source = None
@@ -189,7 +190,7 @@ class Quantize(Method):
         if self.trajectory == "own" and self.sampler is not None:
             calibrate_along(model, calls, self.sampler, plan)
         self._check_coverage(model)
-        if self.rounding == "adaround" or self.learning == "reconstruction":
+        if self.rounding != "nearest" or self.learning == "reconstruction":
             recipe = self._reconstruction()
             recipe.run(model, calls, torch.Generator().manual_seed(self.seed))
 
@@ -197,7 +198,7 @@ class Quantize(Method):
         """Only what was chosen is learned."""
         return Reconstruction(
             **vars(self.reconstruction)
-            | ({} if self.rounding == "adaround" else {"iterations": 0})
+            | ({} if self.rounding != "nearest" else {"iterations": 0})
             | ({} if self.learning == "reconstruction" else {"step_iterations": 0})
         )
 
@@ -227,13 +228,14 @@ class Quantize(Method):
     def _setting(self) -> str:
         """W4A4 alone says too little: the ends, time layers and attention may be wider."""
         softmax = "" if self.attention == "full" else f" with softmax at {self.softmax_bits} bits"
+        ends = self.ends if self.image else f"{self.ends} with the image as it is"
         groups = (
             f"{self.activation_groups} groups" if isinstance(self.activation_groups, int) else self.activation_groups
         )
         return (
             f"W{self.weight_bits}A{self.activation_bits}, weights {self.weight_grid} per {self.weight_groups}, "
             f"activations {self.grid} ({self.silu_grid} after SiLU) per {groups}, intervals {self.interval}, "
-            f"rounding {self.rounding}, learning {self.learning}, ends {self.ends}, time layers {self.time_layers}, "
+            f"rounding {self.rounding}, learning {self.learning}, ends {ends}, time layers {self.time_layers}, "
             f"attention products {self.attention}{softmax}"
         )
 
@@ -247,6 +249,7 @@ class Quantize(Method):
             weight_groups=self.weight_groups,
             activation_groups=self.activation_groups,
             ends=self.ends,
+            image=self.image,
             time_layers=self.time_layers,
             attention=self.attention,
             softmax_bits=self.softmax_bits,

@@ -174,6 +174,8 @@ def _told(request: Request, calibrated: Calibrated, trained: list[str], before: 
         write_atomically(request.folder / records.CALIBRATION_SHEET, sheet(pictures))
     sheet_name = before.get("pictures") if pictures is None else records.CALIBRATION_SHEET
     return {
+        **before,
+        **calibrated.told(),
         "source": type(request.calibration).__module__.rpartition(".")[2],
         "protocol": "finetune" if trained else before.get("protocol", "calibrate"),
         "samples": before.get("samples", 0) + calibrated.samples,

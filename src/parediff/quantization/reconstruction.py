@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from parediff.quantization.sources import Learned
 from parediff.quantization.time_context import TimeContext, find_time_context
 from parediff.validation import Count, NonNegative, Positive, Several, Share, Whole, check_types
 
-UNITS = ("ResnetBlock2D", "BasicTransformerBlock", "Attention")
-"""diffusers' blocks that are reconstructed as a whole; elsewhere single layers are."""
+UNITS = (
+    *("ResnetBlock2D", "BasicTransformerBlock", "Attention"),
+    *("BasicBlock", "Bottleneck", "InvertedResidual"),
+)
+"""diffusers' blocks and classifiers' residual ones, reconstructed as a whole; elsewhere single layers are."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Reconstruction:
     regularisation: Annotated[NonNegative, "weight of the pull towards rounding"]
     bias_weight: NonNegative
     warmup: Annotated[Share, "of the iterations, without that pull"] = 0.2
+    weight_step_rate: Annotated[Positive, "learning rate of weights' steps, falling to 0; of rounding=joint"] = 1e-4
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -67,20 +72,28 @@ class Reconstruction:
         before = data.held_out_error(unit, 2.0, self.bias_weight)
         if not chosen or not self.iterations:
             return before, before
+        steps = [quantizer.source.raw for quantizer in rounders if isinstance(quantizer.source, Learned)]
+        kept = [step.detach().clone() for step in steps]
         for quantizer, part in chosen:
             quantizer.start(part)
-        with softly(rounders) as parameters:
-            optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        with softly(rounders) as parameters, learning(steps):
+            groups: list[dict[str, Any]] = [{"params": parameters}, {"params": steps, "lr": self.weight_step_rate}]
+            optimizer = torch.optim.Adam(groups[: 1 + bool(steps)], lr=self.learning_rate)
+            falling = lambda iteration: 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))  # noqa: E731
+            rates = [lambda _: 1.0, falling][: 1 + bool(steps)]
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
 
             def loss(iteration: int) -> Tensor:
                 penalty = self._penalty(rounders, iteration / self.iterations)
                 return data.error(unit, 2.0, self.batch, self.bias_weight, generator) + penalty
 
-            _descend(optimizer, loss, self.iterations)
+            _descend(optimizer, loss, self.iterations, schedule.step)
         after = data.held_out_error(unit, 2.0, self.bias_weight)
         if not after < before:
             for quantizer in rounders:
                 quantizer.forget()
+            for step, value in zip(steps, kept, strict=True):
+                step.data.copy_(value)
         return before, min(before, after)
 
     def _penalty(self, rounders: Sequence[RoundedQuantizer], progress: float) -> Tensor | float:
@@ -97,18 +110,28 @@ class Reconstruction:
         if not parameters or not self.step_iterations:
             return before, before
         kept = [parameter.detach().clone() for parameter in parameters]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(parameters, lr=self.step_learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.step_iterations)
         error = lambda _: data.error(unit, 2.4, self.batch, self.bias_weight, generator)  # noqa: E731
-        _descend(optimizer, error, self.step_iterations, schedule.step)
+        with learning(parameters):
+            _descend(optimizer, error, self.step_iterations, schedule.step)
         after = data.held_out_error(unit, 2.4, self.bias_weight)
-        for parameter, value in zip(parameters, kept, strict=True):
-            parameter.requires_grad_(False)
-            if not after < before:
+        if not after < before:
+            for parameter, value in zip(parameters, kept, strict=True):
                 parameter.data.copy_(value)
         return before, min(before, after)
+
+
+@contextmanager
+def learning(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """They take gradients while the block runs."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 def _descend(
@@ -305,7 +328,8 @@ def units(model: DiffusionModel, call: Call) -> list[str]:
 
 def interval_parameters(unit: nn.Module) -> list[nn.Parameter]:
     """What the intervals of a unit's activations are made from: the learned step itself, or the generator's layers."""
-    sources = [module.source for module in unit.modules() if isinstance(module, Quantizer)]
+    quantizers = [module for module in unit.modules() if isinstance(module, Quantizer)]
+    sources = [one.source for one in quantizers if not isinstance(one, RoundedQuantizer)]  # weights' are the rounding's
     return [p for source in sources if isinstance(source, Learned | Generated) for p in source.parameters()]
 
 

@@ -1,4 +1,4 @@
-"""Rounding that is learned: AdaRound (Nagel et al., arXiv 2004.10568), as Q-Diffusion and BRECQ use it."""
+"""Rounding that is learned: AdaRound (Nagel et al., arXiv 2004.10568), as Q-Diffusion and BRECQ use it; GENIE-M's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import QuantizedLayer, SplitQuantizedLayer
 from parediff.quantization.quantizer import Quantizer
+from parediff.quantization.sources import Learned
 
 STRETCH, SHIFT = 1.2, 0.1
 
@@ -30,15 +31,21 @@ class RoundedQuantizer(Quantizer):
     """A weight's quantiser that rounds each weight down or up as `v` says: up where v >= 0.
 
     Until `start` was called it rounds to nearest. While `soft`, What = D (clip(floor(W / D) + h(V), low, high)) is
-    differentiable in V.
+    differentiable in V. `joint`: the step is learned beside V, on the base floor(W / D_0) of the step at the start, so
+    that the problem in V stays the same while D moves (GENIE-M, arXiv 2212.04780).
     """
 
     v: Tensor
     learned: Tensor
+    base: Tensor | None
 
-    def __init__(self, grid: Grid, shape: torch.Size, *, axis: int | None, channels: int | None) -> None:
-        super().__init__(grid, axis=axis, channels=channels)
+    def __init__(
+        self, grid: Grid, shape: torch.Size, *, axis: int | None, channels: int | None, joint: bool = False
+    ) -> None:
+        source = Learned(channels, zero_point=grid.has_zero_point) if joint else None
+        super().__init__(grid, axis=axis, channels=channels, source=source)
         self.register_buffer("v", torch.zeros(shape))
+        self.register_buffer("base", torch.zeros(shape) if joint else None)
         self.register_buffer("learned", torch.zeros((), dtype=torch.bool))
         self.soft = False
 
@@ -48,6 +55,8 @@ class RoundedQuantizer(Quantizer):
         step, _ = self.parameters_for(weight)
         scaled = weight.float() / step
         self.v.copy_(inverse_rectified_sigmoid(scaled - scaled.floor()))
+        if self.base is not None:
+            self.base.copy_(scaled.floor())
         self.learned.fill_(True)
 
     @torch.no_grad()
@@ -74,25 +83,27 @@ class RoundedQuantizer(Quantizer):
         step, zero_point = self.parameters_for(x)
         up = self.share if self.soft else (self.v >= 0).float()
         zero = torch.zeros_like(step) if zero_point is None else zero_point
-        codes = ((x.float() / step).floor() + up + zero).clamp(self.grid.low, self.grid.high)
+        base = (x.float() / step).floor() if self.base is None else self.base
+        codes = (base + up + zero).clamp(self.grid.low, self.grid.high)
         return codes, step, zero
 
 
-def install_rounding(root: nn.Module) -> None:
+def install_rounding(root: nn.Module, *, joint: bool) -> None:
     """Give every weight that is rounded a RoundedQuantizer; nothing is calibrated yet."""
     for module in root.modules():
         if isinstance(module, QuantizedLayer):
-            module.weight_quantizer = _rounder(module.weight_quantizer, module.weight)
+            module.weight_quantizer = _rounder(module.weight_quantizer, module.weight, joint=joint)
         elif isinstance(module, SplitQuantizedLayer):
-            parts = [_rounder(quantizer, part) for quantizer, part in module.weight_parts()]
+            parts = [_rounder(quantizer, part, joint=joint) for quantizer, part in module.weight_parts()]
             module.weight_quantizers = nn.ModuleList(parts)
 
 
-def _rounder(quantizer: Quantizer, weight: Any) -> Quantizer:
+def _rounder(quantizer: Quantizer, weight: Any, *, joint: bool) -> Quantizer:
     if quantizer.grid.identity:
         return quantizer
-    made = RoundedQuantizer(quantizer.grid, weight.shape, axis=quantizer.axis, channels=quantizer.channels)
-    return made.to(weight.device)
+    groups = {"axis": quantizer.axis, "channels": quantizer.channels}
+    made = RoundedQuantizer(quantizer.grid, weight.shape, **groups, joint=joint)
+    return made.to(weight.device).requires_grad_(False)
 
 
 @contextmanager

@@ -32,6 +32,10 @@ class Calibrated(ABC):
     def samples(self) -> int:
         """How many images, or rows of calls."""
 
+    def told(self) -> dict[str, Any]:
+        """What else the record says of it."""
+        return {}
+
     @abstractmethod
     def calls(self, model: Any) -> Iterable[Call]:
         """Of `model` as it runs now; can be iterated again and gives the same calls."""

@@ -23,8 +23,12 @@ from parediff.tasks.base import Calibrated, Task
 class RecordedCalls(Calibrated):
     """Calls of the model that asks for them; methods that train learn from the run's own data."""
 
-    def __init__(self, source: CallSource, sampler: Sampler, data: Callable[[], Any], folder: Path | None) -> None:
-        self._source, self._sampler, self._data, self._folder = source, sampler, data, folder
+    def __init__(
+        self, source: CallSource, sampler: Sampler, data: Callable[[], Any], folder: Path | None, fit: Fit
+    ) -> None:
+        self._told: dict[str, Any] = {}
+        self._source, self._sampler = source.begun(fit, self._told.update), sampler
+        self._data, self._folder = data, folder
         self._recorded: list[LazyCalls] = []
 
     @property
@@ -34,6 +38,9 @@ class RecordedCalls(Calibrated):
     @property
     def samples(self) -> int:
         return sum(calls.rows for calls in self._recorded)
+
+    def told(self) -> dict[str, Any]:
+        return self._told
 
     def calls(self, model: DiffusionModel) -> Iterable[Call]:
         self._recorded.append(LazyCalls(self._source, model, self._sampler, self._folder))
@@ -85,7 +92,7 @@ class ImageGeneration(Task):
 
     def calibrated(self, teacher: DiffusionModel, fit: Fit, folder: Path | None = None) -> Calibrated:
         assert isinstance(self.calibration, CallSource)
-        return RecordedCalls(self.calibration, self.sampler, self.data, folder)
+        return RecordedCalls(self.calibration, self.sampler, self.data, folder, fit)
 
     def batches(self, model: DiffusionModel, *, as_reference: bool, blocks: Blocks | None = None) -> Iterator[Batch]:
         return images(model, self.workload, self.reference if as_reference else self.sampler, blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from parediff.report.dashboard.published import published_points
 from parediff.report.dashboard.thinning import Selection, selection
 from parediff.report.palette import styles
 from parediff.results.progress import Study
+from parediff.results.record import CALIBRATION_SHEET
 
 ROWS = "rows"
 MOST_WARNINGS = 200
@@ -68,16 +70,31 @@ def view(
 
 
 def detail(name: str, record_file: Path) -> str:
-    """The whole record, and the traceback beside a failure, as a script that hands it over as text."""
+    """The whole record, the traceback beside a failure and what calibrated, as a script that hands it over as text."""
     text = record_file.read_text(encoding="utf-8")
     if "NaN" in text or "Infinity" in text:  # neither is JSON
         text = json.dumps(plain(json.loads(text)), allow_nan=False)
-    return _call("detail", name, text, _trace(record_file.parent / "error.txt"))
+    return _call("detail", name, text, _trace(record_file.parent / "error.txt"), _calibration(record_file.parent))
 
 
 def picture(name: str, folder: Path) -> str:
     """A sheet of samples inside a script."""
-    return _call("picture", name, "data:image/png;base64," + base64.b64encode(pictures.content(folder)).decode())
+    return _call("picture", name, _inside(pictures.content(folder)))
+
+
+def _calibration(folder: Path) -> dict[str, str] | None:
+    """The sheet of images that calibrated, or why it is not shown; None where there is none."""
+    if not os.path.lexists(folder / CALIBRATION_SHEET):
+        return None
+    try:
+        return {"source": _inside(pictures.content(folder, CALIBRATION_SHEET))}
+    except pictures.PictureError as error:
+        return {"problem": str(error)}
+
+
+def _inside(png: bytes) -> str:
+    """An address that holds the picture itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def manifest_script(manifest: Mapping[str, Any]) -> str:

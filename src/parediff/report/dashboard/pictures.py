@@ -1,4 +1,4 @@
-"""The sheet of samples beside a record: taken as it is, and only where it is a picture of a size that can be shown."""
+"""Sheets of images beside a record: taken as they are, and only where they are pictures of a size that can be shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = len(SIGNATURE) + 16  # the signature, then length, kind, width and height
 
 
 class PictureError(RuntimeError):
-    """A sheet of samples that is not shown: one line, naming the file."""
+    """A sheet that is not shown: one line, naming the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: not shown: {reason}")
@@ -31,9 +31,9 @@ def size(folder: Path) -> tuple[int, int] | None:
         raise PictureError(path, error.strerror or str(error)) from error
 
 
-def content(folder: Path) -> bytes:
+def content(folder: Path, name: str = NAME) -> bytes:
     """The file's bytes."""
-    path = folder / NAME
+    path = folder / name
     try:
         found = _read(path, LARGEST_BYTES + 1)
     except OSError as error:

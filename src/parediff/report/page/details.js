@@ -31,7 +31,7 @@
 
   const head = (name) => make("div", { class: "panel-head" }, make("h2", { id: "details-title" }, name), make("button", { onclick: () => { parediff.go({ run: null }); at("table-card").scrollIntoView(); } }, "Close"));
 
-  function fill(host, run, name, file, { record, trace }) {
+  function fill(host, run, name, file, { record, trace, calibration }) {
     const { store } = parediff;
     const told = make("p", { class: "soft small mono" }, `${record.id} · ${store.text("_folder", run)} · protocol ${record.protocol || "(none)"}`);
     const links = make("p", { class: "row" },
@@ -42,6 +42,9 @@
     if (record.error) parts.push(make("p", { class: "failed" }, record.error));
     if (trace) parts.push(fold("Traceback", make("pre", {}, trace)));
     if (store.text("_picture", run)) parts.push(make("h3", {}, "Samples"), make("img", { class: "sheet", loading: "lazy", ...parediff.sizeOf(run), src: parediff.pictureOf(file), alt: `Samples of ${name}` }));
+    if (calibration) parts.push(make("h3", {}, "Calibration images"), calibration.source
+      ? make("img", { class: "sheet", src: calibration.source, alt: `Calibration images of ${name}` })
+      : make("p", { class: "failed" }, calibration.problem));
     for (const [method, proof] of Object.entries(record.fired ?? {})) {
       const config = record.config?.methods?.[method] ?? {};
       const drawn = parediff.drawings.ofProof(proof, record.sampler?.steps);

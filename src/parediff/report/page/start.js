@@ -7,7 +7,7 @@ parediff.nameOf = (kind, count) => document.currentScript?.dataset.name ?? pared
 parediff.manifest = (content) => { parediff.told = content; };
 parediff.rows = (chunk) => parediff.arrived.set(parediff.nameOf("rows", parediff.arrived.size), chunk);
 parediff.labels = (labels) => parediff.labelled.set(document.currentScript?.dataset.name ?? parediff.told.labels, labels);
-parediff.detail = (name, text, trace) => parediff.details.set(name, { record: JSON.parse(text), trace });
+parediff.detail = (name, text, trace, calibration) => parediff.details.set(name, { record: JSON.parse(text), trace, calibration });
 parediff.picture = (name, source) => parediff.pictures.set(name, source);
 
 parediff.load = (path, name) => new Promise((resolve, reject) => {
