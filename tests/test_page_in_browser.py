@@ -312,6 +312,15 @@ def test_one_file_opens_from_disk_with_details_and_pictures(browser: Any, runs: 
         until(page, "document.querySelector('#details img.sheet')?.naturalWidth === 64")
 
 
+def test_the_images_that_calibrated_are_shown_with_their_run(browser: Any, tmp_path: Path) -> None:
+    folder = next(own.parent for own in sorted(write_study(tmp_path / "runs").glob("*/*/samples.png")))
+    (folder / records.CALIBRATION_SHEET).write_bytes((folder / "samples.png").read_bytes())
+    file = write_page([tmp_path / "runs"], tmp_path / "page.html")
+    for page in opened(browser, file.as_uri()):
+        page.evaluate("(id) => parediff.open(parediff.store.byId.get(id))", folder.name)
+        until(page, "document.querySelector('#details img[alt^=\"Calibration images\"]')?.naturalWidth === 64")
+
+
 def test_a_served_page_follows_a_running_sweep(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from parediff.results.progress import report, write_plan
 

@@ -97,7 +97,7 @@ def test_t29_a_duplicated_channel_can_go_and_the_output_stays() -> None:
 
 
 def test_t29_sixteen_bits_need_no_repair() -> None:
-    weight, norm = torch.randn(8, 4, 3, 3), nn.BatchNorm2d(8)
+    weight, norm = torch.randn(8, 4, 3, 3), nn.BatchNorm2d(8).requires_grad_(False)
     quantizer = Quantizer(Grid(16, "affine"), axis=0, channels=8)
     quantizer.take(Samples.of(weight, 0, groups=8), MinMax())
     exact, rounded = (Channels.of(w, None, norm) for w in (weight, quantizer(weight)))

@@ -43,7 +43,7 @@ GROUPS = {
     "reference": Group("sampler", SAMPLER),
     "workload": Group("workload", "parediff.sampling.workload.Workload"),
     "task": Group("task", "parediff.tasks.base.Task", given=PARTS),
-    "calibration": Group("calibration", "parediff.calibration.base.CalibrationSource", given=("data",)),
+    "calibration": Group("calibration", "parediff.calibration.base.CalibrationSource", given=("data", "fit", "tell")),
     "metrics": Group("metric", "parediff.metrics.base.Metric", many=True),
     "costs": Group("cost", "parediff.cost.base.Cost", many=True),
     "data": Group("data", "parediff.data.base.Images", optional=True),
