@@ -107,9 +107,8 @@ class Gaussian:
         return kept**0.5, (1 - kept) ** 0.5
 
     def ratio(self, place: int) -> float:
-        """r = alpha_t sigma_s / (alpha_s sigma_t)."""
-        (alpha, sigma), (later_alpha, later_sigma) = self.levels(place), self.levels(place + 1)
-        return alpha * later_sigma / (later_alpha * sigma)
+        """r of one step."""
+        return ratio_of(self.levels(place), self.levels(place + 1))
 
     def signal(self, x: Tensor, place: int) -> Tensor:
         alpha, sigma = self.levels(place)
@@ -129,6 +128,11 @@ class Gaussian:
             predicted = (found[-1] - alpha * self.signal(found[-1], place)) / sigma
             found.append(self.scheduler.step(predicted, t, found[-1]).prev_sample)
         return found
+
+
+def ratio_of(now: tuple[float, float], later: tuple[float, float]) -> float:
+    """r = alpha_t sigma_s / (alpha_s sigma_t), of (alpha, sigma) at t and s."""
+    return now[0] * later[1] / (later[0] * now[1])
 
 
 @pytest.mark.parametrize("steps", [4, 20])
@@ -159,11 +163,13 @@ def test_f7_the_trajectory_itself_has_no_bootstrap_loss() -> None:
     assert float((signals[0] - boundary).square().mean()) < 1e-10
 
 
-def test_f8_what_is_kept_of_the_signal_lies_between_nothing_and_all() -> None:
-    kept = [Gaussian(steps).ratio(0) for steps in (2, 4, 10, 50)]
+def test_f8_what_is_kept_of_the_signal_lies_between_nothing_and_all_and_grows_with_nearness() -> None:
+    teacher = Gaussian(1000)
+    start = teacher.times.index(800)
+    kept = [ratio_of(teacher.levels(start), teacher.levels(place)) for place in range(start + 1, 1000)]
     assert all(0 < ratio < 1 for ratio in kept)
-    assert kept == sorted(kept), "the nearer the next time, the more"
-    assert Gaussian(1000).ratio(0) > 0.99
+    assert kept == sorted(kept, reverse=True), "the farther the later time, the less"
+    assert kept[0] > 0.98
 
 
 def test_f10_images_are_in_the_range_of_the_model_before_the_noise(tmp_path: Path) -> None:
@@ -186,7 +192,7 @@ def test_accepted_images_are_noised_at_every_step_and_the_record_hears_of_it(tmp
     calls: list[Call] = list(source.record(tiny.class_model(), tiny.DDIM))
     assert told["accepted"] is True
     assert told["share_of_layers"] == 1.0
-    assert sum(len(call.x) for call in calls) == 8 * 5
+    assert sum(len(call.x) for call in calls) == 8 * min(5, tiny.DDIM.steps)
     assert all(call.cond["class_labels"].shape == (len(call.x),) for call in calls)
     again = list(
         made(GENERATOR, tmp_path / "again", {}, lowest=1e-6, highest=1e6).record(tiny.class_model(), tiny.DDIM)
