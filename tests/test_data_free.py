@@ -28,7 +28,7 @@ from parediff.correction.channels import Channels
 from parediff.errors import RequestError
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.models.classifiers.pretrained import load_classifier
-from parediff.pipeline.run import launched
+from parediff.pipeline.attempt import launched
 from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.grid import Grid
 from parediff.quantization.layers import LAYERS, QuantizedLayer
