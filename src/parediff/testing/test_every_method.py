@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from parediff.calibration.base import CallSource, LazyCalls
 from parediff.config.catalogue import files
-from parediff.config.compose import Composer
-from parediff.config.construct import class_of, construct
-from parediff.config.request import Request, build
+from parediff.config.construct import class_of
+from parediff.config.request import Request
 from parediff.cost import CallCounter, counting, size_bytes
 from parediff.errors import RequestError
 from parediff.methods.base import Method
@@ -27,7 +26,7 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.tiny import dit_model, unconditional_model
 from parediff.pipeline.compress import compress, save
 from parediff.pipeline.saved import SavedRun
-from parediff.testing.smoke import smoke_of
+from parediff.testing.smoke import method_request
 
 
 def serves_images(path: Path) -> bool:
@@ -92,7 +91,6 @@ def _accepted(name: str, folders: list[Path]) -> Path:
 @functools.cache
 def _request(name: str, folder: Path) -> Request:
     overrides = [
-        *smoke_of("method", name),
         "model=pipeline",
         f"model.path={folder}",
         "data=digits",
@@ -107,12 +105,7 @@ def _request(name: str, folder: Path) -> Request:
         "tracker=none",
         "metric=[psnr]",
     ]
-    alone = Composer("config").compose([*overrides, f"method=[{name}]"])
-    method = construct(alone.methods[name], name)
-    if not method.corrects:
-        return build(alone)
-    order = f"{name},ptq" if method.comes_first else f"ptq,{name}"
-    return build(Composer("config").compose([*overrides, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
+    return method_request(name, overrides)
 
 
 def test_the_same_seeds_give_the_same_images_twice(compressed: Compressed) -> None:

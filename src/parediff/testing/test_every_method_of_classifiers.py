@@ -13,13 +13,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from parediff.config.catalogue import files
-from parediff.config.compose import Composer
-from parediff.config.construct import class_of, construct
-from parediff.config.request import Request, build
+from parediff.config.construct import class_of
+from parediff.config.request import Request
 from parediff.cost import counting, size_bytes
 from parediff.models.classifiers.model import ClassifierModel
 from parediff.pipeline.compress import compress, restore
-from parediff.testing.smoke import smoke_of
+from parediff.testing.smoke import method_request
 
 
 def _kind(name: str) -> Any:
@@ -62,7 +61,6 @@ def compressed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def _request(name: str) -> Request:
     overrides = [
-        *smoke_of("method", name),
         "model=classifier_digits",
         "calibration=noise",
         "calibration.count=16",
@@ -72,12 +70,7 @@ def _request(name: str) -> Request:
         "data.batch_size=8",
         "tracker=none",
     ]
-    alone = Composer("config").compose([*overrides, f"method=[{name}]"])
-    method = construct(alone.methods[name], name)
-    if not method.corrects:
-        return build(alone)
-    order = f"{name},ptq" if method.comes_first else f"ptq,{name}"
-    return build(Composer("config").compose([*overrides, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
+    return method_request(name, overrides)
 
 
 def test_something_changed_and_the_same_images_get_the_same_answers(compressed: Compressed) -> None:
