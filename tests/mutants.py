@@ -72,9 +72,8 @@ def sample(tree: Tree, count: int, seed: int, areas: Sequence[str]) -> list[Entr
 
 
 def _of_area(tree: Tree, area: str) -> Iterator[Entry]:
-    package = tree.root / "src" / "parediff"
-    for path in sorted((package / area).rglob("*.py")):
-        file = path.relative_to(package).as_posix()
+    for path in sorted((tree.package / area).rglob("*.py")):
+        file = path.relative_to(tree.package).as_posix()
         source = tree.source(file)
         yield from (Entry(file, mutant, source) for mutant in mutants(source))
 
@@ -92,7 +91,7 @@ class Ledger:
     """What became of mutants: one JSON line each, the last counts."""
 
     def __init__(self, tree: Tree) -> None:
-        self.path = tree.scratch / "verdicts.jsonl"
+        self.tree, self.path = tree, tree.scratch / "verdicts.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.kept = {own["mutant"]: own for own in map(json.loads, lines)}
 
@@ -102,20 +101,24 @@ class Ledger:
         if own is None or own["source"] != _text_digest(entry.source):
             return None
         verdict = Verdict(**own["verdict"] | {"files": tuple(own["verdict"]["files"])})
-        same = all((ROOT / file).exists() and digest(ROOT / file) == value for file, value in own["tests"].items())
+        same = all(self._digest(file) == value for file, value in own["tests"].items())
         return verdict if same and (verdict.noticed or {*verdict.files} >= chosen) else None
 
     def write(self, entry: Entry, verdict: Verdict) -> None:
         own = {
             "mutant": entry.name,
             "source": _text_digest(entry.source),
-            "tests": {file: digest(ROOT / file) for file in verdict.files},
+            "tests": {file: self._digest(file) for file in verdict.files},
             "verdict": asdict(verdict),
             "diff": entry.diff,
         }
         self.kept[entry.name] = own
         with self.path.open("a") as file:
             file.write(json.dumps(own) + "\n")
+
+    def _digest(self, file: str) -> str | None:
+        path = self.tree.path / file
+        return digest(path) if path.exists() else None
 
 
 def _text_digest(text: str) -> str:

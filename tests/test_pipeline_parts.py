@@ -75,7 +75,7 @@ def test_what_a_method_refuses_is_refused_without_weights() -> None:
         model = SimpleNamespace(outline=lambda: network(name))
         task = SimpleNamespace(check_asked=lambda outline: None, check=lambda outline: None)
         given = {"settings": SimpleNamespace(devices=1), "sampler": None, "workload": None, "task": task}
-        return SimpleNamespace(model=model, methods={"own": Preparing("odd")}, **given | changes)
+        return SimpleNamespace(**{"model": model, "methods": {"own": Preparing("odd")}, **given, **changes})
 
     rehearse([asked("plain")])
     with pytest.raises(RequestError, match="method=own"):
