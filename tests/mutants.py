@@ -60,15 +60,18 @@ def _new(mutant: Mutant) -> str:
 
 
 def sample(tree: Tree, count: int, seed: int, areas: Sequence[str]) -> list[Entry]:
-    """As many mutants of each area, drawn by the digest of their names: an edit elsewhere draws no others."""
-    drawn = []
+    """As many mutants of each area, in turns, drawn by the digest of their names: an edit elsewhere draws no others."""
+    drawn: list[tuple[int, Entry]] = []
     for place, area in enumerate(areas):
         everything = list(_of_area(tree, area))
         everything.sort(key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())
-        drawn += everything[: (count * (place + 1)) // len(areas) - (count * place) // len(areas)]
-    for entry in drawn:
+        share = (count * (place + 1)) // len(areas) - (count * place) // len(areas)
+        drawn += enumerate(everything[:share])
+    drawn.sort(key=lambda numbered: numbered[0])
+    chosen = [entry for _, entry in drawn]
+    for entry in chosen:
         compile(entry.mutant.applied(entry.source), entry.name, "exec")
-    return drawn
+    return chosen
 
 
 def _of_area(tree: Tree, area: str) -> Iterator[Entry]:
