@@ -60,21 +60,23 @@ def _new(mutant: Mutant) -> str:
 
 
 def sample(tree: Tree, count: int, seed: int, areas: Sequence[str]) -> list[Entry]:
-    """As many mutants of each area, drawn by the digest of their names: an edit elsewhere draws no others."""
-    drawn = []
+    """As many mutants of each area, in turns, drawn by the digest of their names: an edit elsewhere draws no others."""
+    drawn: list[tuple[int, Entry]] = []
     for place, area in enumerate(areas):
         everything = list(_of_area(tree, area))
         everything.sort(key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())
-        drawn += everything[: (count * (place + 1)) // len(areas) - (count * place) // len(areas)]
-    for entry in drawn:
+        share = (count * (place + 1)) // len(areas) - (count * place) // len(areas)
+        drawn += enumerate(everything[:share])
+    drawn.sort(key=lambda numbered: numbered[0])
+    chosen = [entry for _, entry in drawn]
+    for entry in chosen:
         compile(entry.mutant.applied(entry.source), entry.name, "exec")
-    return drawn
+    return chosen
 
 
 def _of_area(tree: Tree, area: str) -> Iterator[Entry]:
-    package = tree.root / "src" / "parediff"
-    for path in sorted((package / area).rglob("*.py")):
-        file = path.relative_to(package).as_posix()
+    for path in sorted((tree.package / area).rglob("*.py")):
+        file = path.relative_to(tree.package).as_posix()
         source = tree.source(file)
         yield from (Entry(file, mutant, source) for mutant in mutants(source))
 
@@ -92,7 +94,7 @@ class Ledger:
     """What became of mutants: one JSON line each, the last counts."""
 
     def __init__(self, tree: Tree) -> None:
-        self.path = tree.scratch / "verdicts.jsonl"
+        self.tree, self.path = tree, tree.scratch / "verdicts.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.kept = {own["mutant"]: own for own in map(json.loads, lines)}
 
@@ -102,20 +104,24 @@ class Ledger:
         if own is None or own["source"] != _text_digest(entry.source):
             return None
         verdict = Verdict(**own["verdict"] | {"files": tuple(own["verdict"]["files"])})
-        same = all((ROOT / file).exists() and digest(ROOT / file) == value for file, value in own["tests"].items())
+        same = all(self._digest(file) == value for file, value in own["tests"].items())
         return verdict if same and (verdict.noticed or {*verdict.files} >= chosen) else None
 
     def write(self, entry: Entry, verdict: Verdict) -> None:
         own = {
             "mutant": entry.name,
             "source": _text_digest(entry.source),
-            "tests": {file: digest(ROOT / file) for file in verdict.files},
+            "tests": {file: self._digest(file) for file in verdict.files},
             "verdict": asdict(verdict),
             "diff": entry.diff,
         }
         self.kept[entry.name] = own
         with self.path.open("a") as file:
             file.write(json.dumps(own) + "\n")
+
+    def _digest(self, file: str) -> str | None:
+        path = self.tree.path / file
+        return digest(path) if path.exists() else None
 
 
 def _text_digest(text: str) -> str:

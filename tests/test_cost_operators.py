@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -38,12 +39,13 @@ def zeros(*shape: int) -> Tensor:
         (lambda: zeros(2, 3) * zeros(2, 3), 0),
     ],
 )
-def test_operators_multiply_what_their_shapes_say(run: Callable[[], Tensor], macs: int) -> None:
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_operators_multiply_what_their_shapes_say(run: Callable[[], Tensor], macs: int, grad: Any) -> None:
     found: list[int] = []
-    with Products(lambda: True, lambda own, a, b: found.append(own)), torch.inference_mode():
+    with Products(lambda: True, lambda own, a, b: found.append(own)), grad():
         run()
     assert sum(found) == macs
-    with Products(lambda: False, lambda own, a, b: found.append(10**9)), torch.inference_mode():
+    with Products(lambda: False, lambda own, a, b: found.append(10**9)), grad():
         run()
     assert sum(found) == macs
 
@@ -130,7 +132,7 @@ def test_seconds_are_those_of_one_image_on_each_side(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(of_latency, "paired_latency", told)
     shared = {"latency_batch": 4, "latency_drift": 0.05}
-    assert PairedSeconds(repeats=5, warmup=2).compare(int, int, 4) == (
+    assert PairedSeconds(images=4, repeats=5, warmup=2).compare(int, int, 4) == (
         {"latency_s": 2.0, "latency_spread_s": 0.2} | shared,
         {"latency_s": 1.0, "latency_spread_s": 0.1} | shared,
     )

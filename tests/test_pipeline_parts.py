@@ -15,10 +15,10 @@ from torch import nn
 
 from parediff.atomic import WriteError
 from parediff.errors import RequestError
-from parediff.pipeline import growth, run
+from parediff.pipeline import attempt, growth
+from parediff.pipeline.attempt import Outcome
 from parediff.pipeline.compress import load_state, restore, save
 from parediff.pipeline.rehearsal import rehearse
-from parediff.pipeline.run import Outcome
 from parediff.pipeline.saved import SavedRun
 from parediff.pipeline.unfinished import NAME as UNFINISHED
 from parediff.pipeline.unfinished import TRAINING, Unfinished
@@ -75,7 +75,7 @@ def test_what_a_method_refuses_is_refused_without_weights() -> None:
         model = SimpleNamespace(outline=lambda: network(name))
         task = SimpleNamespace(check_asked=lambda outline: None, check=lambda outline: None)
         given = {"settings": SimpleNamespace(devices=1), "sampler": None, "workload": None, "task": task}
-        return SimpleNamespace(model=model, methods={"own": Preparing("odd")}, **given | changes)
+        return SimpleNamespace(**{"model": model, "methods": {"own": Preparing("odd")}, **given, **changes})
 
     rehearse([asked("plain")])
     with pytest.raises(RequestError, match="method=own"):
@@ -105,7 +105,7 @@ def test_what_a_lost_process_left_is_removed_where_its_run_is_finished(
         (tmp_path / name).mkdir()
     (tmp_path / PROGRESS).write_text("{}")
     request: Any = SimpleNamespace(folder=tmp_path, config={"save": save})
-    run._clear(request, Outcome("a", None, status))
+    attempt._clear(request, Outcome("a", None, status))
     everything = {UNFINISHED, TRAINING, PROGRESS}
     assert {name for name in everything if (tmp_path / name).exists()} == (everything if left is None else left)
 
@@ -117,16 +117,16 @@ def test_a_run_that_another_process_has_is_held(tmp_path: Path, monkeypatch: pyt
 
     request: Any = SimpleNamespace(id="a", folder=tmp_path)
     done = iter([None, None, Outcome("a", tmp_path, "finished")])
-    monkeypatch.setattr(run, "lease", taken)
-    monkeypatch.setattr(run, "settled", lambda request: next(done))
-    assert run._attempt(request, wait=False) == Outcome("a", None, "held")
-    assert run._attempt(request, wait=True) == Outcome("a", tmp_path, "finished")  # whoever had it finished it
+    monkeypatch.setattr(attempt, "lease", taken)
+    monkeypatch.setattr(attempt, "settled", lambda request: next(done))
+    assert attempt._attempt(request, wait=False) == Outcome("a", None, "held")
+    assert attempt._attempt(request, wait=True) == Outcome("a", tmp_path, "finished")  # whoever had it finished it
 
     def full(request: Any) -> None:
         raise WriteError(tmp_path, PermissionError(13, "Permission denied"))
 
-    monkeypatch.setattr(run, "settled", full)
-    outcome = run._attempt(request, wait=True)
+    monkeypatch.setattr(attempt, "settled", full)
+    outcome = attempt._attempt(request, wait=True)
     assert (outcome.status, outcome.path) == ("failed", None)
     assert str(outcome.error).endswith("not written: Permission denied")
 
@@ -141,8 +141,8 @@ def test_a_failure_is_told_to_the_tracker_and_memory_gets_advice(
     logged: list[tuple[Any, Any]] = []
     tracker = SimpleNamespace(log_record=lambda record, picture: logged.append((record["error"], picture)))
     request: Any = SimpleNamespace(id="a", folder=tmp_path, tracker=tracker)
-    monkeypatch.setattr(run, "stated_by", lambda request: {"id": "a", "study": "s"})
-    outcome = run.failed(request, error)
+    monkeypatch.setattr(attempt, "stated_by", lambda request: {"id": "a", "study": "s"})
+    outcome = attempt.failed(request, error)
     assert outcome.status == "failed"
     assert logged == [(outcome.error, None)]
     assert str(outcome.error).startswith(type(error).__name__)

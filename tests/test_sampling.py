@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def test_large_images_stay_as_they_are_and_grey_ones_become_colours() -> None:
 def test_the_frames_of_videos_come_one_after_another() -> None:
     videos = torch.arange(2 * 3 * 1 * 2 * 2).reshape(2, 3, 1, 2, 2)
     assert torch.equal(frames(videos), torch.cat([videos[0], videos[1]]))
-    assert frames(videos[0]) is videos[0]
+    images = videos[0]
+    assert frames(images) is images
 
 
 def test_one_condition_is_enough_and_none_is_refused(tmp_path: Path) -> None:
@@ -84,6 +86,7 @@ def test_the_input_that_a_sampler_made_is_named(monkeypatch: pytest.MonkeyPatch)
     kind = type(tiny.DDIM.scheduler_for(model.pipeline))
     step, taken = kind.step, []
 
+    @functools.wraps(step)
     def breaking(self: Any, *args: Any, **kwargs: Any) -> Any:
         taken.append(1)
         found = step(self, *args, **kwargs)

@@ -49,7 +49,7 @@ class Reached:
 
     def _of(self, file: str) -> dict[str, Any]:
         kept = self.tree.scratch / "reached" / f"{Path(file).stem}.json"
-        now = digest(self.tree.root / file)
+        now = digest(self.tree.path / file)
         if kept.exists() and (content := json.loads(kept.read_text()))["digest"] == now:
             return content
         answer = self.warm(Request(str(self.tree.path), [file], 1800, 7200, record=True))

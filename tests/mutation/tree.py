@@ -52,14 +52,18 @@ class Tree:
     ) -> None:
         self.lock.close()
 
+    @property
+    def package(self) -> Path:
+        return self.path / "src" / "parediff"
+
     def source(self, file: str) -> str:
-        """A file of the package as it is in the checkout."""
-        return (self.root / "src" / "parediff" / file).read_text(encoding="utf-8")
+        """A file of the package as it was in the checkout when this was entered."""
+        return (self.package / file).read_text(encoding="utf-8")
 
     @contextlib.contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
         """Within it, a file of the package in the copy has another text."""
-        path = self.path / "src" / "parediff" / file
+        path = self.package / file
         before = path.read_bytes()
         _write(path, text.encode())
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -69,6 +70,11 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if torch.is_inference_mode_enabled():  # there nothing is taken apart into its operators before it comes here
+            with self:
+                output = func.decompose(*args, **(kwargs or {}))
+            if output is not NotImplemented:
+                return output
         output = func(*args, **(kwargs or {}))
         if self.listening():
             product = product_of(func, args, output)
