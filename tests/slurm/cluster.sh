@@ -65,7 +65,7 @@ SelectTypeParameters=CR_CPU
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
-KillWait=10
+KillWait=60
 MinJobAge=3600
 ReturnToService=2
 MpiDefault=none
@@ -80,7 +80,7 @@ CONF
 stop() {
     export SLURM_CONF="$home/slurm.conf"
     timeout 10 scancel --me 2> /dev/null || true
-    for _ in $(seq 30); do  # what runs is told to end, and is killed after KillWait
+    for _ in $(seq 90); do  # what runs is told to end, and is killed after KillWait
         [ -z "$(timeout 10 squeue --noheader 2> /dev/null)" ] && break
         sleep 1
     done
