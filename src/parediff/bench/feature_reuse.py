@@ -304,7 +304,7 @@ def _package(model: DiffusionModel, interval: int) -> Iterator[None]:
 def _table(rows: Sequence[Row], settings: Settings) -> Any:
     from rich.table import Table
 
-    title = f"DDIM {settings.steps} steps, batch {settings.batch}, {settings.threads} thread, {settings.repeats} pairs"
+    title = f"{settings.steps} steps, batch {settings.batch}, {settings.threads} thread, {settings.repeats} pairs"
     table = Table(title=title)
     for heading in (
         "network",
