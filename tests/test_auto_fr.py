@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import DDPMPipeline
 
 import tiny
+from parediff import cli
 from parediff.errors import RequestError
 from parediff.methods.auto_fr import AutoFR
 from parediff.models.diffusion.door import Call, recording
@@ -20,7 +22,7 @@ from parediff.reuse.engine import installed
 from parediff.training.auto_fr import GateTraining
 from parediff.training.base import generator_of
 from parediff.training.fit import Trainer
-from pipelines import wake
+from pipelines import folder, wake
 
 STEPS = 6
 DDIM = Sampler(name="ddim", scheduler="DDIMScheduler", steps=STEPS)
@@ -61,21 +63,8 @@ def trainer(steps: int) -> Trainer:
 
 def learned(model: DiffusionModel, method: AutoFR, folder: Path, steps: int = 4) -> DiffusionModel:
     student = model.copy()
-    compress(student, model, {"auto_fr": method}, calls_of, lambda _, m: trainer(steps).fit(m, folder, data=_data()))
+    compress(student, model, {"auto_fr": method}, calls_of, lambda _, m: trainer(steps).fit(m, folder))
     return student
-
-
-def _data() -> Any:
-    import pytorch_lightning as pl
-
-    class Nothing(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(torch.zeros(64, 1))
-
-        def val_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(torch.zeros(1, 1))
-
-    return Nothing()
 
 
 def training(model: DiffusionModel, method: AutoFR) -> tuple[DiffusionModel, GateTraining]:
@@ -228,3 +217,17 @@ def test_what_the_model_cannot_do_is_named() -> None:
         auto_fr(groups=99).prepare(tiny.unconditional_model())
     with pytest.raises(RequestError, match="learn=gradient: greedy, for models that draw from text, is accepted"):
         auto_fr().prepare(tiny.text_model())
+
+
+def test_a_run_learns_its_schedule_without_any_data(tmp_path: Path) -> None:
+    """The released Auto-FR draws noise and classes; a folder from somebody else comes with no images."""
+    code = cli.main(
+        [
+            *("run", "model=pipeline", f"model.path={folder('dit', tmp_path)}", "method=[auto_fr]", "metric=[psnr]"),
+            *("methods.auto_fr.batch_size=1", "trainer.max_steps=1", "sampler.steps=3", "reference.steps=3"),
+            *("workload.count=1", "workload.blocks=1", "tracker=none", f"runs_dir={tmp_path / 'runs'}"),
+        ]
+    )
+    (record,) = (tmp_path / "runs").glob("*/*/record.json")
+    assert code == 0
+    assert json.loads(record.read_text())["fired"]["auto_fr"]["keyframes"] == [[0, 2]]

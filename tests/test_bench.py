@@ -32,6 +32,8 @@ def test_the_benchmark_measures_every_candidate(tmp_path: Path, monkeypatch: pyt
     assert [row["candidate"] for row in rows] == ["frdiff M=2", "frdiff M=2, no mixing", "deepcache N=2"]
     assert all(row["mac_ratio"] > 1 and row["speed_up"] > 0 for row in rows)
     assert all(row["kept"] == pytest.approx(row["speed_up"] / row["mac_ratio"]) for row in rows)
+    assert all(1 < row["time_ratio"] <= 2.001 for row in rows), "every second of 4 steps is skipped at most"
+    assert all(row["kept_of_time"] == pytest.approx(row["speed_up"] / row["time_ratio"]) for row in rows)
 
 
 @pytest.mark.parametrize(("speed_up", "code"), [(1.81, 0), (1.79, 1)])
@@ -40,6 +42,15 @@ def test_a_tenth_of_the_saving_may_be_lost(speed_up: float, code: int, monkeypat
     rival = Row("cifar", "rival", False, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0)
     monkeypatch.setattr(feature_reuse, "measure", lambda *_: iter([row, rival]))
     assert main(["networks=[cifar]"], Console(quiet=True)) == code
+
+
+@pytest.mark.parametrize(("time_ratio", "code"), [(1.6, 0), (1.7, 1), (None, 1)])
+def test_less_is_enough_where_what_is_skipped_takes_less_of_the_time(
+    time_ratio: float | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row("dit", "frdiff", True, 2.0, 1.55, 1.0, 0.65, 0.0, 0.0, time_ratio)
+    monkeypatch.setattr(feature_reuse, "measure", lambda *_: iter([row]))
+    assert main(["networks=[dit]"], Console(quiet=True)) == code
 
 
 def test_what_cannot_be_measured_is_refused_by_name() -> None:

@@ -15,7 +15,7 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.context import Context, blank
 from parediff.reuse.prediction import from_noise, kind_of, to_noise
-from parediff.reuse.replacements import Cut, Patch, Put, fill, standing_in, tensors_of
+from parediff.reuse.replacements import Cut, Patch, Put, fill, hand_over, standing_in, tensors_of
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Reuser:
         self._plan = reuse.plan
         self._steps: Sequence[Step] | None = None
         self._contexts: list[Context] = []
+        self._spent: list[list[Any]] = []
         self._keyframe = -1
 
     def __call__(self, network: Predict, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -99,6 +100,7 @@ class Reuser:
         index, steps = solver_step(self.run), self._table()
         step = steps[min(index, len(steps) - 1)]
         if step.full and index != self._keyframe:
+            self._spent = [context.features for context in self._contexts]
             self._contexts.clear()
             self._keyframe = index
         context = next((context for context in self._contexts if context.fits(x, cond)), None)
@@ -108,6 +110,7 @@ class Reuser:
             self.tally.jump += 1
             return self._held(context, x, t)
         self.tally.reuse += 1
+        self._spent.clear()
         return self._partly(network, x, t, cond, context, step)
 
     def _table(self) -> Sequence[Step]:
@@ -128,10 +131,12 @@ class Reuser:
             context = Context(blank(x), cond)
             self._contexts.append(context)
         keeping, holding = self._read_again()
-        context.features = []
+        spent, context.features = context.features or (self._spent.pop(0) if self._spent else []), []
         if keeping:
+            hand_over(self.cuts, spent)
             output, context.features = self._standing_in(network, x, t, cond, _changes(self.cuts, None), [])
         else:
+            spent.clear()
             output = network(x, t, cond)
         context.noise = to_noise(output, x, t, self.run.scheduler) if holding else None
         return output

@@ -103,6 +103,8 @@ class KeepEntry(StandIn):
 class RecallEntry(StandIn):
     """The layer at position m on the kept feature and the live skip, the last `width` channels of what reaches it."""
 
+    left_out = 0.0
+
     def __init__(self, cell: Cell, inner: nn.Module, width: int) -> None:
         super().__init__(cell, inner)
         self.width = width

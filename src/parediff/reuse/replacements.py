@@ -19,17 +19,21 @@ class Cell:
     """What is kept, exactly as it was computed; under a gate a, a · computed + (1 - a) · kept before.
 
     A tensor, or a tuple of tensors where a module gives several; `turn` counts the calls of a module in one of the
-    network, whose outputs are then kept in their order.
+    network, whose outputs are then kept in their order. `spent` is what an earlier keyframe left: nobody reads it, and
+    it is let go where its successor is put, so that memory passes from one to the next. Let go all at once it would
+    go back to the system, and every page of it would be asked for again.
     """
 
     def __init__(self) -> None:
         self.tensor: Any = None
+        self.spent: Any = None
         self.gate: Tensor | None = None
         self.turn = 0
 
     def put(self, computed: Any) -> None:
         before = self.tensor
         self.tensor = computed if self.gate is None or before is None else _blend(self.gate, computed, before)
+        self.spent = None
 
 
 def _blend(gate: Tensor, computed: Any, before: Any) -> Any:
@@ -41,7 +45,12 @@ def _blend(gate: Tensor, computed: Any, before: Any) -> Any:
 
 
 class StandIn(nn.Module):
-    """A module in the place of another one; whatever it holds belongs to one sampling run."""
+    """A module in the place of another one; whatever it holds belongs to one sampling run.
+
+    `left_out` is the share of the other one's work that is not done where this recalls.
+    """
+
+    left_out = 1.0
 
     def __init__(self, cell: Cell, inner: nn.Module | None = None) -> None:
         super().__init__()
@@ -83,6 +92,7 @@ class KeepTurns(StandIn):
         if self.cell.gate is not None and turn < len(before):
             output = _blend(self.cell.gate, output, before[turn])
         self.cell.tensor = (*before[:turn], output, *before[turn + 1 :])
+        self.cell.spent = None
         return output
 
 
@@ -206,13 +216,20 @@ def tensors_of(cuts: Iterable[Cut]) -> list[Any]:
     held = []
     for cut in cuts:
         held.append(cut.cell.tensor)
-        cut.cell.tensor = None
+        cut.cell.tensor = cut.cell.spent = None
     return held
 
 
 def fill(cuts: Iterable[Cut], tensors: Iterable[Any]) -> None:
     for cut, tensor in zip(cuts, tensors, strict=True):
         cut.cell.tensor, cut.cell.turn = tensor, 0
+
+
+def hand_over(cuts: Iterable[Cut], spent: list[Any]) -> None:
+    """Leave the cells alone with what an earlier keyframe kept; the list is empty afterwards."""
+    for cut, tensor in zip(cuts, spent, strict=False):
+        cut.cell.spent = tensor
+    spent.clear()
 
 
 def flat(kept: Any) -> list[Tensor]:

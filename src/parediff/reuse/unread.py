@@ -52,9 +52,16 @@ class GateRows(StandIn):
         super().__init__(cell)
         self._linear, self.chunks = (linear,), chunks
 
+    @property
+    def unread(self) -> tuple[int, ...]:
+        return SCALES["attention"] * self.without_attention + SCALES["mlp"] * self.without_mlp
+
+    @property
+    def left_out(self) -> float:  # type: ignore[override]
+        return len(self.unread) / self.chunks
+
     def forward(self, embedding: Tensor) -> Tensor:
-        linear = self._linear[0]
-        unread = SCALES["attention"] * self.without_attention + SCALES["mlp"] * self.without_mlp
+        linear, unread = self._linear[0], self.unread
         width = linear.out_features // self.chunks
         output = embedding.new_zeros(*embedding.shape[:-1], linear.out_features)
         for read, group in groupby(range(self.chunks), lambda chunk: chunk not in unread):
