@@ -180,13 +180,13 @@ def test_a_study_by_submitits_local_executor_survives_a_preemption(
     assert study(*handed) == 0
     assert "2 runs submitted" in capsys.readouterr().err
     runs = tmp_path / "runs"
-    run = wait_for(lambda: training_now(runs), 300, "the training")
+    run = wait_for(lambda: training_now(runs), 900, "the training")
     ids = json.loads((runs / "jobs" / FILE).read_text())
     preempt_locally(ids[run])
     wait_for(
         lambda: (runs / "jobs" / run / "training" / "lsq" / "checkpoints" / "last.ckpt").exists(), 60, "a checkpoint"
     )
-    wait_for(lambda: finished(runs), 600, "the end")
+    wait_for(lambda: finished(runs), 1800, "the end")
     assert main(["front", str(runs), "--y", "psnr"]) == 0
     same_as_unbroken(study, runs)
 
@@ -227,17 +227,17 @@ def test_a_study_on_slurm_survives_a_preemption(
     handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", each, "runs_dir=runs", *asked]
     assert study(*handed) == 0
     runs = tmp_path / "runs"
-    run = wait_for(lambda: training_now(runs), 300, "the training")
+    run = wait_for(lambda: training_now(runs), 900, "the training")
     job = json.loads((runs / "jobs" / FILE).read_text())[run]
     assert study(*handed) == 0  # what waits or runs is not submitted again
     assert json.loads((runs / "jobs" / FILE).read_text())[run] == job
     taken_off(job)
-    wait_for(lambda: "Requeued" in "".join(path.read_text() for path in runs.rglob("*_log.out")), 120, "the requeue")
+    wait_for(lambda: "Requeued" in "".join(path.read_text() for path in runs.rglob("*_log.out")), 600, "the requeue")
     kept = load_plain(runs / "jobs" / run / "training" / "lsq" / "checkpoints" / "last.ckpt", "ckpt_path")
     assert 0 < kept["global_step"] < 300
     assert main(["status", str(runs)]) == 0
     assert "1 of 2" in capsys.readouterr().out
-    wait_for(lambda: finished(runs), 900, "the end")
+    wait_for(lambda: finished(runs), 1800, "the end")
     assert study(*handed) == 0  # nothing is left to submit: the same command gives the front
     assert "record.json" in capsys.readouterr().out
     same_as_unbroken(study, runs, *asked)
@@ -250,17 +250,17 @@ def test_a_job_on_slurm_that_is_killed_is_handed_over_again_and_goes_on(
     handed = ["launcher=slurm", "hydra.launcher.timeout_min=30", "trainer.checkpoint_every=20", "runs_dir=runs"]
     assert study(*handed) == 0
     runs = tmp_path / "runs"
-    run = wait_for(lambda: training_now(runs), 300, "the training")
+    run = wait_for(lambda: training_now(runs), 900, "the training")
     folder = runs / "jobs" / run
-    wait_for((folder / "training" / "lsq" / "checkpoints" / "last.ckpt").exists, 120, "a checkpoint")
+    wait_for((folder / "training" / "lsq" / "checkpoints" / "last.ckpt").exists, 600, "a checkpoint")
     job = json.loads((runs / "jobs" / FILE).read_text())[run]
     subprocess.run(["scancel", job, "--signal=KILL"], check=True)
-    wait_for(lambda: job not in submission.in_queue(), 120, "the end of the job")
+    wait_for(lambda: job not in submission.in_queue(), 600, "the end of the job")
     assert not (folder / "record.json").exists()
     assert main(["status", str(runs)]) == 0
     assert "cut off" in capsys.readouterr().out
     assert study(*handed) == 0
-    wait_for(lambda: finished(runs), 600, "the end")
+    wait_for(lambda: finished(runs), 1800, "the end")
     told = "".join(path.read_text() for path in runs.rglob("*_log.err"))
     assert "Restored all states from the checkpoint" in told
     same_as_unbroken(study, runs)
