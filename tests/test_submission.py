@@ -243,6 +243,35 @@ def test_a_study_on_slurm_survives_a_preemption(
     same_as_unbroken(study, runs, *asked)
 
 
+@pytest.fixture
+def counting(slurm: None, importable: None, tmp_path: Path) -> Any:
+    """A job that counts to 300 and has come to 20; it is done in half a minute."""
+    from submitit import AutoExecutor
+
+    executor = AutoExecutor(folder=tmp_path / "logs", cluster="slurm")
+    executor.update_parameters(timeout_min=5, nodes=1, tasks_per_node=1)
+    job = executor.submit(Job(submitted_task.counts, OmegaConf.create({"folder": str(tmp_path), "until": 300})))
+    count = tmp_path / "count"
+    wait_for(lambda: count.exists() and int(count.read_text() or 0) > 20, 300, "the start")
+    return job
+
+
+@pytest.mark.slow
+def test_a_job_that_is_preempted_with_time_to_leave_queues_itself(counting: Any, tmp_path: Path) -> None:
+    is_preempted(counting.job_id)
+    assert counting.result() == 300
+    assert (tmp_path / "starts").read_text() == "xx"
+    assert int((tmp_path / "told").read_text()) < 300
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_does_not_come_back(counting: Any, tmp_path: Path) -> None:
+    subprocess.run(["scancel", counting.job_id], check=True)
+    wait_for(lambda: counting.job_id not in submission.in_queue(), 120, "the end")
+    assert (tmp_path / "starts").read_text() == "x"
+    assert int((tmp_path / "count").read_text()) < 300
+
+
 @pytest.mark.slow
 def test_a_job_on_slurm_that_is_killed_is_handed_over_again_and_goes_on(
     slurm: None, study: Callable[..., int], tmp_path: Path, capsys: Any
