@@ -259,7 +259,7 @@ def counting(slurm: None, importable: None, tmp_path: Path) -> Any:
 @pytest.mark.slow
 def test_a_job_that_is_preempted_with_time_to_leave_queues_itself(counting: Any, tmp_path: Path) -> None:
     is_preempted(counting.job_id)
-    assert counting.result() == 300
+    wait_for(lambda: (tmp_path / "count").read_text() == "300", 600, "the end")
     assert (tmp_path / "starts").read_text() == "xx"
     assert int((tmp_path / "told").read_text()) < 300
 
