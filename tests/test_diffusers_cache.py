@@ -134,3 +134,8 @@ def test_wrong_settings_are_named_and_two_caches_are_refused() -> None:
     cache("first_block_cache").prepare(model)
     with pytest.raises(RequestError, match="one method that reuses features"):
         frdiff().prepare(model)
+
+
+def test_a_network_without_places_for_a_cache_is_refused_under_the_methods_own_name() -> None:
+    with pytest.raises(RequestError, match=r"^method=mag_cache: .*UNet2DConditionModel has none"):
+        cache("mag_cache").prepare(pipelines.model("sd1"))

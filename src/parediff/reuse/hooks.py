@@ -73,7 +73,11 @@ class CachedCalls:
 def install_cache(model: DiffusionModel, cache: Cache, trial: Mapping[str, Any]) -> None:
     """Wrap the door, once diffusers has shown that it can hook the cache to this network."""
     refuse_second(model, cache.owner)
-    hooked(model.denoiser, cache.config, trial, Count(), type(model.denoiser).forward)
+    try:
+        hooked(model.denoiser, cache.config, trial, Count(), type(model.denoiser).forward)
+    except RequestError as error:
+        asked = cache.owner if error.value == cache.config else error.value
+        raise RequestError(error.key, asked, error.accepted) from error
     model.wrap(cache)
 
 
