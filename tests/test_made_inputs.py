@@ -37,8 +37,9 @@ def made(images: ImageSource, folder: Path, told: dict[str, Any], **changes: Any
     settings: dict[str, Any] = {
         **{"first_seed": SEED, "count": 8, "batch_size": 4, "steps": 5, "trajectories": 4, "quantile": 0.999},
         **{"lowest": 0.8, "highest": 1.25, "share": 0.9, "early": 0.3},
+        "classifier": classifier,
     }
-    source = MadeInputs(images=images, classifier=classifier, **(settings | changes))
+    source = MadeInputs(images=images, **(settings | changes))
     fit = lambda name, module, steps: datafree.trainer(steps).fit(module, folder / name)  # noqa: E731
     return source.begun(fit, told.update)
 
