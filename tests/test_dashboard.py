@@ -73,8 +73,8 @@ def test_a_folder_holds_page_rows_details_and_pictures_apart(runs: Path, tmp_pat
     for name, own in expected.items():
         assert rows[name]["cost.bops"] == own.cost["bops"]
         assert rows[name].get("quality.fd_digits") == own.quality.get("fd_digits")
-        file, text, trace = told(tmp_path / "data" / "runs" / f"{name}.js")
-        assert (file, trace) == (name, None)
+        file, text, trace, calibrated = told(tmp_path / "data" / "runs" / f"{name}.js")
+        assert (file, trace, calibrated) == (name, None, None)
         assert json.loads(text) == own.to_json()
     assert len(list((tmp_path / "pictures").iterdir())) == 8
     html = (tmp_path / "index.html").read_text()
