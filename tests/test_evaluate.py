@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from parediff.cli import main
+from parediff.config.compose import Composer
 from parediff.data.digits import split_digits
 from parediff.errors import RequestError
 from parediff.models.images import StoredImages
@@ -147,6 +148,17 @@ def test_a_network_of_nan_weights_ends_failed_with_the_layer_on_record(tmp_path:
     assert "step 0" in str(found.error)
     assert "layer conv_out: its bias" in str(found.error)
     assert json.loads((found.folder / "record.json").read_text())["fidelity"] == {}
+
+
+def test_a_trained_model_knows_its_data_unless_others_are_named(tmp_path: Path) -> None:
+    own = {"_target_": "parediff.data.folder.Folder", "path": "photos", "image_size": 32, "flip": True}
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": own}))
+    composer, asked = Composer("config"), ["model=unet", f"model.path={tmp_path}", "metric=[fd]"]
+    config = composer.compose(asked)
+    assert config.data == own
+    assert config.metrics.fd.reference.data == own
+    assert composer.compose([*asked, "data=digits"]).data["_target_"].endswith("digits.Digits")
+    assert "data" not in composer.compose(["model=unet", "metric=[psnr]"])
 
 
 def test_an_extractor_of_own_images_is_trained_and_used_by_one_line(tmp_path: Path, monkeypatch: Any) -> None:

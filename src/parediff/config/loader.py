@@ -79,7 +79,7 @@ def inherited(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     saved, parsed = OmegaConf.load(file), OverridesParser.create().parse_overrides(list(overrides))
     for key in keys:
         chosen = any(item.key_or_group in (key, GROUPS.get(key, key)) for item in parsed)
-        if chosen or key not in saved or key not in config:
+        if chosen or saved.get(key) is None:
             continue
         for target in targets_in(saved[key]):
             if target not in targets() and target.partition(".")[0] not in (config.get("allow") or ()):
