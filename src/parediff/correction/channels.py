@@ -46,8 +46,9 @@ class Channels:
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, norm: Any) -> Channels:
         """`weight` [C, ...] and `bias` [C] stand before `norm`."""
-        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
+        mean, variance = (value.to(weight.device).double() for value in (norm.running_mean, norm.running_var))
+        gain = norm.weight.double() / (variance + norm.eps).sqrt()  # an outline's buffers are not where its weights are
+        shift = -mean if bias is None else bias.double() - mean
         return cls(gain[:, None] * weight.double().flatten(1), norm.bias.double() + gain * shift)
 
     def at(self, index: Tensor) -> Channels:
@@ -174,7 +175,7 @@ def drop(root: nn.Module, link: Link, count: int, weigh: Weighing) -> None:
     for name in ("weight", "bias"):
         _set(norm, name, getattr(norm, name)[kept])
     for name in ("running_mean", "running_var"):
-        setattr(norm, name, getattr(norm, name)[kept])
+        setattr(norm, name, getattr(norm, name).to(kept.device)[kept])
     norm.num_features = len(kept)
     for module, names in ((layer, ("out_channels", "out_features")), (reader, ("in_channels", "in_features"))):
         setattr(module, next(name for name in names if hasattr(module, name)), len(kept))
