@@ -47,7 +47,7 @@ class Channels:
     def of(cls, weight: Tensor, bias: Tensor | None, norm: Any) -> Channels:
         """`weight` [C, ...] and `bias` [C] stand before `norm`."""
         mean, variance = (value.to(weight.device).double() for value in (norm.running_mean, norm.running_var))
-        gain = norm.weight.double() / (variance + norm.eps).sqrt()
+        gain = norm.weight.double() / (variance + norm.eps).sqrt()  # an outline's buffers are not where its weights are
         shift = -mean if bias is None else bias.double() - mean
         return cls(gain[:, None] * weight.double().flatten(1), norm.bias.double() + gain * shift)
 
