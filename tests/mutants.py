@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 
     @property
     def why_equivalent(self) -> str | None:
-        return EQUIVALENT.get((self.file, self.mutant.name.partition("#")[0], _new(self.mutant)))
+        return EQUIVALENT.get((self.file, self.mutant.stretch.partition("#")[0], _new(self.mutant)))
 
 
 def _new(mutant: Mutant) -> str:
