@@ -90,6 +90,8 @@ def _fitting(method: str) -> list[str]:
         ("sd1", ["method=[]"], "prompts are needed"),
         ("ddpm", ["workload.conditions=[1,2]"], "takes no conditions"),
         ("wan", ["model.options.num_frames=8", "workload.conditions=[a cat]"], "num_frames=8"),
+        ("ddpm", ["method=[lsq]"], "data=null: images to learn from"),
+        ("ddpm", ["method=[nipq]"], "data=null: images to learn from"),
         ("flux", ["method=[qncd,ptq]", "workload.conditions=[a cat]"], "adaLN-Zero"),
     ],
 )
@@ -103,6 +105,7 @@ def test_what_a_model_cannot_have_is_one_line_and_starts_nothing(
     capsys: Any,
 ) -> None:
     folder = pipelines.folder(name, root)
+    capsys.readouterr()  # saving tells how far it is
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(PretrainedPipeline, "load", _never)
     given = ["model=pipeline", f"model.path={folder}", "metric=[psnr]", "tracker=none", "workload.count=2"]

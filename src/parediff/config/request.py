@@ -175,12 +175,11 @@ def check_own_data(config: DictConfig, key: Any, node: Any) -> None:
 def check_training(
     config: DictConfig, methods: Mapping[str, Method], shape: tuple[int, int, int] | None, parts: Parts
 ) -> None:
-    """Raise RequestError where a method would train a model on images of another shape than it draws."""
-    training = [name for name, method in methods.items() if type(method).training is not Method.training]
-    if not training or shape is None or config.get("data") is None:
+    """Raise RequestError where a method would train a model on no images, or of another shape than it draws."""
+    if not any(method.learns_from_data for method in methods.values()):
         return
     data = data_of(config, parts)
-    if tuple(data.image_shape) != tuple(shape):
+    if shape is not None and tuple(data.image_shape) != tuple(shape):
         drawn, real = ("x".join(map(str, one)) for one in (shape, data.image_shape))
         raise RequestError("data", data.name, f"images of {drawn} are accepted, as the model draws; these are {real}")
 

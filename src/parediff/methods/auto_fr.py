@@ -77,6 +77,10 @@ class AutoFR(Method):
         means = torch.stack([changes[groups == group].mean(0) for group in range(self.groups)])
         gates.logits.data.copy_(within_budget(means, gates.keyframes)[:, 1:].float() * 2 - 1)
 
+    @property
+    def learns_from_data(self) -> bool:
+        return False
+
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any | None:
         if self.learn == "greedy":
             return None

@@ -39,6 +39,11 @@ class Method(ABC):  # noqa: B024 - every moment of the lifecycle may be empty, n
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:  # noqa: B027
         """Fill tensors from recorded calls; `calls` can be iterated again and gives the same ones."""
 
+    @property
+    def learns_from_data(self) -> bool:
+        """Whether `training` takes the run's `data`; one that makes its own batches says no."""
+        return type(self).training is not Method.training
+
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any | None:
         """A LightningModule that trains what `prepare` put in place, or None."""
         return None

@@ -206,6 +206,10 @@ class Quantize(Method):
         if self.interval == "per_step" and self.unseen_steps == "refuse" and self.sampler is not None:
             check_coverage(model, self.sampler)
 
+    @property
+    def learns_from_data(self) -> bool:
+        return self.learning == "qat"
+
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any | None:
         if self.learning != "qat":
             return None
