@@ -48,6 +48,8 @@ def free_port() -> int:
 
 
 def test_a_launchers_account_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):  # a training of this process may have left them
+        monkeypatch.delenv(name, raising=False)
     assert place() is None
     for name, value in (JOB | {"SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)

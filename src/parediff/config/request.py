@@ -178,6 +178,8 @@ def check_training(
     """Raise RequestError where a method would train a model on no images, or of another shape than it draws."""
     if not any(method.learns_from_data for method in methods.values()):
         return
+    if shape is None and config.get("data") is not None:
+        return  # opened when it is needed
     data = data_of(config, parts)
     if shape is not None and tuple(data.image_shape) != tuple(shape):
         drawn, real = ("x".join(map(str, one)) for one in (shape, data.image_shape))
