@@ -32,7 +32,7 @@ def table(front: Front) -> Any:
     built.add_column(f"{front.y.name} {arrow}", justify="right", no_wrap=True)
     built.add_column("against\nfewer steps", justify="right", no_wrap=True)
     if front.against:
-        built.add_column(f"against\n{plain(front.against.name)}", justify="right", overflow="fold", min_width=10)
+        built.add_column(f"against\n{plain(front.against.name)}", justify="right", overflow="fold")
     built.add_column("id", style="dim", no_wrap=True)
     for point, on_front, gain, apart in zip(front.points, front.on_front, front.gains, front.apart, strict=True):
         built.add_row(
