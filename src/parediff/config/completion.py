@@ -75,11 +75,13 @@ def _values(composer: Composer, overrides: Sequence[str], word: str) -> list[str
     """`key=value` for every value that the key's declaration names."""
     key, equals, typed = word.partition("=")
     place, _, name = key.rpartition(".")
+    if not equals:
+        return []
     try:
         config = composer.compose(overrides)
     except RequestError:  # groups and options are offered all the same
         return []
-    if not equals or OmegaConf.select(config, place or name) is None:
+    if OmegaConf.select(config, place or name) is None:
         return []
     if place:
         named = _of_class(OmegaConf.to_container(OmegaConf.select(config, place), resolve=False), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 
 from hydra.core.object_type import ObjectType
@@ -53,4 +54,4 @@ def parsed(path: Path) -> tuple[str, DictConfig | ListConfig]:
 @functools.lru_cache(maxsize=512)
 def _parsed(path: Path, _: int, __: int) -> tuple[str, DictConfig | ListConfig]:
     text = path.read_text(encoding="utf-8")
-    return text, OmegaConf.load(path)
+    return text, OmegaConf.load(io.StringIO(text))

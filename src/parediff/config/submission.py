@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from parediff.atomic import write_atomically
 from parediff.errors import RequestError
-from parediff.results.interruption import put_off
+from parediff.results.interruption import handled, put_off
 
 FILE = "submitted.json"
 """Beside a study's runs: run id -> job id, as far as jobs were submitted."""
@@ -58,11 +58,8 @@ def _leaving() -> Iterator[None]:
             again(number, frame)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with handled(leave, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _is_running() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,17 +86,17 @@ class _LiveStorages(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.see(list(_tensors((args, kwargs))))
+        self.see(_tensors((args, kwargs)))
         output = func(*args, **kwargs)
-        self._add(list(_tensors(output)))
+        self._add(_tensors(output))
         self.peak = max(self.peak, self.live)
         return output
 
-    def see(self, values: list[Tensor]) -> None:
+    def see(self, values: Iterable[Tensor]) -> None:
         """Storages that were there before: they were part of every earlier moment, the peak included."""
         self.peak += self._add(values)
 
-    def _add(self, values: list[Tensor]) -> int:
+    def _add(self, values: Iterable[Tensor]) -> int:
         before = self.live
         for value in values:
             if value.layout == torch.strided and value.device.type == "cpu":

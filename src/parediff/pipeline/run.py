@@ -27,7 +27,7 @@ from parediff.results import record as records
 from parediff.results.record import Record
 from parediff.sampling.image_grid import sheet
 from parediff.tasks.base import Calibrated
-from parediff.training.fit import learns_from_data, logger_of
+from parediff.training.fit import logger_of
 
 
 @dataclass
@@ -147,7 +147,8 @@ def compress_model(
         fitted(replace(request.trainer, max_steps=steps), f"calibration/{name}", module, None)
 
     def fit(name: str, module: Any) -> None:
-        fitted(request.trainer, name, module, calibrated.learned_from() if learns_from_data(module) else None)
+        learns = request.methods[name].learns_from_data
+        fitted(request.trainer, name, module, calibrated.learned_from() if learns else None)
         trained.append(name)
         student.denoiser.to(request.device)
 

@@ -170,7 +170,6 @@ def unit_of(name: str, records: Iterable[Record]) -> tuple[str, str]:
 def default_keys(records: Sequence[Record]) -> tuple[str, str]:
     """(x, y) when none are named: BOPs or else the first cost, against the first quality or else the first fidelity."""
     known = known_keys(records)
-    costs = [key for key in known if key.startswith("cost.") and present(key, records)]
+    costs = (key for key in ("cost.bops", *known) if key.startswith("cost.") and present(key, records))
     worth = [key for key in known if key.startswith(("quality.", "fidelity."))]
-    x = "cost.bops" if "cost.bops" in costs or not costs else costs[0]
-    return x, worth[0] if worth else "quality.fd_digits"
+    return next(costs, "cost.bops"), worth[0] if worth else "quality.fd_digits"

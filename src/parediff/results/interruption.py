@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,6 +18,17 @@ _ended: list[type[KeyboardInterrupt]] = []
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[dict[int, Any]]:
+    """While the block lasts, `handler` has these signals; what had them before."""
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield before
+    finally:
+        for number, own in before.items():
+            signal.signal(number, own if own is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -35,25 +46,22 @@ def ended_in_order() -> Iterator[None]:
         _ended.append(kinds[signal.Signals(number)])
         raise _ended[-1]
 
-    before: dict[int, Any] = {number: signal.signal(number, end) for number in kinds}
-    try:
-        yield
-    finally:
-        _ended.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    with handled(end, *kinds):
+        try:
+            yield
+        finally:
+            _ended.clear()
 
 
 @contextmanager
 def put_off(*signals: signal.Signals) -> Iterator[None]:
     """While the block lasts, a signal is remembered, and its own handler is called by the next `safe_point`."""
-    before: dict[int, Any] = {number: signal.signal(number, _remember) for number in signals}
-    _handlers.update(before)
     try:
-        yield
+        with handled(_remember, *signals) as before:
+            _handlers.update(before)
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number in signals:
             _handlers.pop(number, None)
         _waiting.clear()
 

@@ -82,7 +82,7 @@ class Trainer:
         start = starting_point(folder / "checkpoints", ckpt_path)
         if start is not None and isinstance(learner, Learner):
             self._say_what_changes(learner, start)
-        data = data if learns_from_data(learner) else None
+        data = None if is_overridden("train_dataloader", learner) else data
         if self.devices > 1 and (data is None or not isinstance(learner, Learner)):
             raise RequestError("devices", self.devices, "1: this training makes its own batches")
         home = next(learner.parameters()).device
@@ -164,11 +164,6 @@ class Trainer:
         if logger:
             callbacks.append(LearningRateMonitor("step"))
         return callbacks
-
-
-def learns_from_data(learner: Any) -> bool:
-    """Whether a learner has to be given data: it makes no batches of its own."""
-    return not is_overridden("train_dataloader", learner)
 
 
 class PutOff(RuntimeError):
