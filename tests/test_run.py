@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import struct
 import threading
 import time
@@ -28,10 +29,8 @@ from parediff.results import record
 EVERY_COST = "cost=[macs,bops,nfe,size_bytes,peak_memory_bytes,latency_s]"
 
 
-@pytest.fixture
-def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`parediff run` on a tiny model, records below a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+def on(saved_model: Path, runs: Path) -> Any:
+    """`parediff run` on a tiny model, records below `runs`."""
     fixed = [
         "model=pipeline",
         f"model.path={saved_model}",
@@ -45,7 +44,7 @@ def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "calibration.count=2",
         "latency.images=1",
         "latency.repeats=2",
-        f"runs_dir={tmp_path / 'runs'}",
+        f"runs_dir={runs}",
     ]
 
     def run(*overrides: str) -> int:
@@ -54,6 +53,35 @@ def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return main(["run", *many, *fixed, *cost, *(entry for entry in overrides if entry != "-m")])
 
     return run
+
+
+@pytest.fixture
+def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command, with a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return on(saved_model, tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def once(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run and its baseline."""
+    runs = tmp_path_factory.mktemp("once") / "runs"
+    assert on(saved_model, runs)() == 0
+    return runs
+
+
+@pytest.fixture
+def finished(line: Any, once: Path, tmp_path: Path) -> record.Record:
+    """The run that `line()` asks for has been made."""
+    shutil.copytree(once, tmp_path / "runs")
+    (found,) = records(tmp_path)
+    return found
+
+
+@pytest.fixture
+def baseline(line: Any, once: Path, tmp_path: Path) -> None:
+    """Nothing but the baseline has been made."""
+    shutil.copytree(once / ".baselines", tmp_path / "runs" / ".baselines")
 
 
 def records(tmp_path: Path) -> list[record.Record]:
@@ -77,6 +105,7 @@ def test_a_run_writes_one_whole_record_and_says_where(line: Any, tmp_path: Path,
     assert "progress.json" not in os.listdir(path.parent)
 
 
+@pytest.mark.usefixtures("baseline")
 def test_the_baseline_itself_is_identical_and_has_no_psnr(line: Any, tmp_path: Path) -> None:
     assert line("sampler.steps=6") == 0
     (found,) = records(tmp_path)
@@ -85,9 +114,8 @@ def test_the_baseline_itself_is_identical_and_has_no_psnr(line: Any, tmp_path: P
     assert found.cost["macs"] == found.baseline["cost"]["macs"]
 
 
-def test_a_finished_run_is_not_run_again(line: Any, tmp_path: Path) -> None:
-    assert line() == 0
-    (before,) = (tmp_path / "runs").glob("default/*/record.json")
+def test_a_finished_run_is_not_run_again(line: Any, finished: record.Record) -> None:
+    before = Path(finished.folder or "") / "record.json"
     stamp = before.stat().st_mtime_ns
     assert line() == 0
     assert before.stat().st_mtime_ns == stamp
@@ -95,8 +123,8 @@ def test_a_finished_run_is_not_run_again(line: Any, tmp_path: Path) -> None:
     assert before.stat().st_mtime_ns > stamp
 
 
+@pytest.mark.usefixtures("finished")
 def test_other_settings_are_another_run_and_share_the_baseline(line: Any, tmp_path: Path) -> None:
-    assert line() == 0
     assert line("sampler.steps=2") == 0
     found = records(tmp_path)
     assert len(found) == 2
@@ -104,14 +132,15 @@ def test_other_settings_are_another_run_and_share_the_baseline(line: Any, tmp_pa
     assert len(list((tmp_path / "runs" / ".baselines").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("finished")
 def test_seeds_do_not_change_the_protocol_but_the_images(line: Any, tmp_path: Path) -> None:
-    assert line() == 0
     assert line("workload.first_seed=100") == 0
     assert len({item.protocol for item in records(tmp_path)}) == 1
     first, second = (np.load(path) for path in sorted((tmp_path / "runs" / ".baselines").glob("*/outputs.npy")))
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.usefixtures("baseline")
 def test_a_sweep_is_a_study_with_a_front(line: Any, tmp_path: Path, capsys: Any) -> None:
     assert line("-m", "sampler.steps=2,4", "study=steps", "front.y=psnr") == 0
     assert len(records(tmp_path)) == 2
@@ -127,6 +156,7 @@ def test_several_values_without_m_are_refused(line: Any, tmp_path: Path, capsys:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("baseline")
 def test_a_failed_run_is_on_record_and_the_others_finish(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -143,10 +173,10 @@ def test_a_failed_run_is_on_record_and_the_others_finish(
     assert {item.status for item in records(tmp_path)} == {"finished"}
 
 
+@pytest.mark.usefixtures("finished")
 def test_a_full_disk_loses_nothing_that_was_finished(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    assert line() == 0
     plain = atomic._replace
 
     def full(path: Path, data: bytes) -> None:
@@ -162,13 +192,26 @@ def test_a_full_disk_loses_nothing_that_was_finished(
     assert not list((tmp_path / "runs").rglob("*.tmp"))
 
 
+@pytest.mark.usefixtures("baseline")
 def test_a_kept_model_draws_the_same_images_bit_for_bit_and_can_be_compressed_further(
     line: Any, tmp_path: Path
 ) -> None:
     assert line("method=[ptq]", "methods.ptq.weight_bits=6", "save=true", "study=first") == 0
     (kept,) = records(tmp_path)
-    again = ["model=compressed", f"model.path={kept.folder}", "tracker=none", "latency.images=1", "latency.repeats=2"]
-    again += ["workload.count=6", "workload.batch_size=4", "workload.blocks=2", f"runs_dir={tmp_path / 'again'}"]
+    again = [
+        "model=compressed",
+        f"model.path={kept.folder}",
+        "tracker=none",
+        "metric=[psnr]",
+        "cost=[macs,bops,size_bytes]",
+    ]
+    again += [
+        "workload.count=6",
+        "workload.batch_size=4",
+        "workload.blocks=2",
+        "reference.steps=6",
+        f"runs_dir={tmp_path / 'again'}",
+    ]
     assert main(["run", *again]) == 0
     assert main(["run", *again, "method=[frdiff]", "study=further"]) == 0
     out = tmp_path / "deployed.safetensors"
@@ -199,12 +242,10 @@ def test_a_folder_that_names_a_foreign_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
-    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    line: Any, finished: record.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from parediff.pipeline import statement
 
-    assert line() == 0
-    (before,) = records(tmp_path)
     plain = statement.source_digest
     monkeypatch.setattr(
         statement, "source_digest", lambda names: "corrected" if "parediff.metrics.psnr" in names else plain(names)
@@ -212,7 +253,7 @@ def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
     assert line() == 0
     assert "measured anew: the code of psnr has changed" in " ".join(capsys.readouterr().err.split())
     (after,) = records(tmp_path)
-    assert after.protocol != before.protocol
+    assert after.protocol != finished.protocol
     assert len(list((tmp_path / "runs" / ".baselines").iterdir())) == 2
 
 
@@ -243,24 +284,23 @@ def test_a_protocol_says_which_images_are_drawn_and_judged_on_which_versions(sav
 
 
 def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_over(
-    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    line: Any, finished: record.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from parediff.pipeline import attempt
     from parediff.results.lease import lease
 
-    assert line() == 0
-    (found,) = records(tmp_path)
-    assert found.folder is not None
-    (found.folder / "record.json").rename(tmp_path / "kept.json")
+    assert finished.folder is not None
+    own = Path(finished.folder) / "record.json"
+    own.rename(tmp_path / "kept.json")
     work, waits, wait = threading.Event(), threading.Event(), attempt.awaited
 
     def another() -> None:
-        with lease(found.folder, wait=False) as own:
-            assert own
+        with lease(own.parent, wait=False) as held:
+            assert held
             work.set()
             assert waits.wait(60)
             time.sleep(0.3)
-            (tmp_path / "kept.json").rename(found.folder / "record.json")
+            (tmp_path / "kept.json").rename(own)
 
     thread = threading.Thread(target=another)
     thread.start()
@@ -272,6 +312,7 @@ def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_ov
     assert "worked on by another process" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("baseline")
 def test_resume_failed_repeats_what_failed_and_nothing_else(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -286,16 +327,15 @@ def test_resume_failed_repeats_what_failed_and_nothing_else(
 
 
 def test_a_failure_never_takes_the_place_of_a_finished_record(
-    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    line: Any, finished: record.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    assert line() == 0
-    before = records(tmp_path)
     tiny.fail_where(monkeypatch, lambda _: True, ArithmeticError("planted"))
     assert line("resume=false") == 1
     assert "planted (the finished record of before is kept)" in " ".join(capsys.readouterr().err.split())
-    assert records(tmp_path) == before
+    assert records(tmp_path) == [finished]
 
 
+@pytest.mark.usefixtures("baseline")
 def test_the_record_is_written_last_so_that_a_finished_run_is_whole(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
