@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,23 @@ def _shapes(model: DiffusionModel) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.denoiser.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def subjects() -> Callable[[Any], Any]:
+    """The outline and the model of a source, loaded once."""
+    known: dict[str, Any] = {}
+
+    def of(source: Any) -> Any:
+        if str(source) not in known:
+            known[str(source)] = source.outline(), source.load("cpu")
+        return known[str(source)]
+
+    return of
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_prepares_an_outline_as_it_does_the_model(method: str) -> None:
+def test_every_method_prepares_an_outline_as_it_does_the_model(method: str, subjects: Callable[[Any], Any]) -> None:
     asked = build(Composer("config").compose([*_fitting(method), "tracker=none"]))
-    outline, model = asked.model.outline(), asked.model.load("cpu")
+    outline, model = (subject.copy() for subject in subjects(asked.model))
     told = []
     for subject in (outline, model):
         try:
