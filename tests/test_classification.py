@@ -81,6 +81,13 @@ def test_robustness_is_measured_where_it_is_asked_for(compressed: Record) -> Non
     assert "robustness_weights" in compressed.stderr
 
 
+def test_agreement_is_the_share_of_equal_classes() -> None:
+    from parediff.metrics.classification import Agreement
+
+    metric = Agreement()
+    assert metric.value(metric.measure(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 0, 3, 0]), None)) == 0.5
+
+
 def test_runs_of_one_protocol_can_be_compared_and_others_not(tmp_path: Path, compressed: Record) -> None:
     plain = made(tmp_path, "method=[]", ROBUSTNESS)
     assert plain.protocol == compressed.protocol

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_batches_are_a_function_of_the_step() -> None:
     flat = [index for batch in all_batches for index in batch]
     assert [sorted(flat[start : start + 10]) for start in (0, 10, 20)] == [list(range(10))] * 3
     assert flat[:10] != flat[10:20]
+    assert list(StepBatches(10, 4, 1, range(8))) != all_batches, "another seed, another order"
+
+
+def test_mirrored_images_are_a_function_of_seed_and_step() -> None:
+    def mirrored(seed: int, step: int) -> list[bool]:
+        data = Digits(held_out=0.2, split_seed=0, batch_size=16, seed=seed, workers=0, flip=True)
+        data.trainer = SimpleNamespace(training=True, global_step=step, global_rank=0)  # type: ignore[assignment]
+        images = torch.tensor([0.0, 1.0]).expand(64, 1, 1, 2)
+        return (data.on_after_batch_transfer((images, None), 0)[0][:, 0, 0, 0] == 1).tolist()
+
+    assert 16 < sum(mirrored(0, 3)) < 48
+    assert mirrored(0, 3) == mirrored(0, 3)
+    assert mirrored(0, 3) != mirrored(1, 3)
+    assert mirrored(0, 3) != mirrored(0, 4)
 
 
 def test_sub_folders_name_the_classes(cats_and_dogs: Path) -> None:

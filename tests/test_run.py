@@ -313,6 +313,18 @@ def test_a_run_that_another_process_has_is_left_to_it_and_its_record_is_taken_ov
 
 
 @pytest.mark.usefixtures("baseline")
+def test_a_method_that_shows_no_effect_fails_the_run(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from parediff.methods.quantize import Quantize
+
+    monkeypatch.setattr(Quantize, "fired", lambda *_: {})
+    assert line("method=[ptq]") == 1
+    assert "ptq shows no effect on" in " ".join(capsys.readouterr().err.split())
+    assert [item.status for item in records(tmp_path)] == ["failed"]
+
+
+@pytest.mark.usefixtures("baseline")
 def test_resume_failed_repeats_what_failed_and_nothing_else(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

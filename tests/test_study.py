@@ -25,6 +25,13 @@ def test_a_setting_by_hand_never_removes_points_and_says_where_it_does_not_reach
     assert composer.notes == ["sampler.steps=30: 4 of 8 points set it themselves and keep theirs"]
 
 
+def test_a_choice_by_hand_gives_way_to_that_of_a_point(composer: Composer) -> None:
+    first, second = composer.jobs(["method=[ptq]", "points=[['method=[frdiff]'],['sampler.steps=5']]"])
+    assert [entry for entry in first if entry.startswith("method=")] == ["method=[frdiff]"]
+    assert list(composer.compose(first).methods) == ["frdiff"]
+    assert list(composer.compose(second).methods) == ["ptq"]
+
+
 def test_a_setting_that_would_reach_no_point_is_refused(composer: Composer) -> None:
     points = "points=[['sampler.steps=5'],['sampler.steps=10']]"
     with pytest.raises(RequestError, match=r"sampler\.steps=7: every point of the study sets it itself"):

@@ -223,6 +223,16 @@ def test_a_learner_may_bring_its_own_data(tmp_path: Path) -> None:
     assert torch.allclose(learner.network.weight, torch.ones(1, 3), atol=0.1)
 
 
+def test_what_is_left_of_a_training_is_the_average(tmp_path: Path) -> None:
+    learner = Regression(nn.Linear(3, 1), **(SETTINGS | {"learning_rate": 0.05}))
+    last: list[Tensor] = []
+    settle = learner.settle
+    learner.settle = lambda: (last.append(learner.network.weight.detach().clone()), settle())  # type: ignore[assignment]
+    trainer(max_steps=5, checkpoint_every=0).fit(learner, tmp_path)
+    assert torch.equal(learner.network.weight, learner.ema.state()["weight"])
+    assert not torch.equal(learner.network.weight, last[-1])
+
+
 def test_only_matrices_decay() -> None:
     decayed, free = Regression(nn.Linear(3, 1), **SETTINGS).parameter_groups()
     assert (decayed["weight_decay"], [p.shape for p in decayed["params"]]) == (0.01, [(1, 3)])
