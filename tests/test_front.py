@@ -20,7 +20,7 @@ from parediff.report.table import remarks, summary, table
 from parediff.results import pareto
 from parediff.results.axes import Axis, Unit, resolve, significant
 from parediff.results.front import Front, build_front, build_fronts
-from parediff.results.points import labels
+from parediff.results.points import labels, told_apart
 from parediff.results.record import Record, write
 from synthetic import UNITS, record, scored, study, write_study
 
@@ -478,3 +478,14 @@ def test_seconds_are_a_ratio_to_the_baseline_of_the_same_run() -> None:
     front = build_front([slow, fast], "ratio.latency_s", "fd_digits")
     assert [own.x for own in front.points] == pytest.approx([0.157 / 0.174, 1.04])
     assert any("ratio.latency_s" in line for line in remarks(build_front([slow, fast], "latency_s", "fd_digits")))
+
+
+def test_a_part_of_another_class_is_told_by_its_name_and_the_settings_of_one_class_after_it() -> None:
+    parts = [("noise.Noise", None, 64), ("zeroq.ZeroQ", 200, 64), ("zeroq.ZeroQ", 500, 64), ("ris.RIS", 200, 64)]
+    columns = {
+        "calibration._target_": [f"parediff.calibration.{target}" for target, *_ in parts],
+        "calibration.steps": [steps for _, steps, _ in parts],
+        "calibration.count": [count for *_, count in parts],
+    }
+    told = ["noise", "zeroq · steps=200", "zeroq · steps=500", "ris"]
+    assert told_apart(["ptq W4A4"] * 4, columns) == [f"ptq W4A4 · {entry}" for entry in told]

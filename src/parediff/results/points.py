@@ -18,6 +18,8 @@ from parediff.results.record import Record
 SEEDS = ("seed", "first_seed")
 LONGEST_SETTING = 40  # characters of a value in a label
 MOST_DIFFERENCES = 3  # settings added to a label that alone would name two points
+MOST_CLASSES = 3  # rounds of them: a class, a class within it, their settings
+CLASS = "_target_"
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,20 @@ def labels(records: Sequence[Record]) -> list[str]:
 
 
 def told_apart(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The names, equal ones followed by those settings (column: a value for each name) in which they differ."""
-    alike: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        alike[name].append(index)
-    told = list(names)
-    for name, places in alike.items():
-        if len(places) > 1:
-            keys = _differing(places, columns)
+    """The names, equal ones followed by those settings (column: a value for each name) in which they differ.
+
+    Where a part is of another class, only that is told; those that have the class in common are told apart after it.
+    """
+    told, said = list(names), [set[str]() for _ in names]
+    for _ in range(MOST_CLASSES):
+        alike: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(told):
+            alike[name].append(index)
+        for name, places in alike.items():
+            keys = [key for key in _differing(places, columns) if key not in said[places[0]]]
             for index in places:
                 told[index] = " · ".join([name, *(_setting(key, columns[key][index]) for key in keys)])
+                said[index].update(keys)
     return told
 
 
@@ -167,8 +173,8 @@ def _bits(config: Any) -> str:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """The record's choices as flat keys, seeds and storage left out."""
-    config = _drop(without(record.config, IRRELEVANT), SEEDS)
+    """The record's choices as flat keys; seeds, storage and what is counted beside them are left out."""
+    config = _drop(without(record.config, (*IRRELEVANT, "costs")), SEEDS)
     return {**flat(config), **flat({"sampler": record.sampler})}
 
 
@@ -184,18 +190,15 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The first settings that are not the same in all these places."""
-    found = []
-    for key, values in columns.items():
-        first = values[places[0]]
-        if any(values[place] != first for place in places):
-            found.append(key)
-            if len(found) == MOST_DIFFERENCES:
-                break
-    return found
+    """The first settings that are not the same in all these places; a part's class stands for all its settings."""
+    found = [key for key, values in columns.items() if len({values[place] for place in places}) > 1]
+    parts = tuple(key.removesuffix(CLASS) for key in found if key.endswith(f".{CLASS}"))
+    return [key for key in found if key.endswith(CLASS) or not key.startswith(parts)][:MOST_DIFFERENCES]
 
 
 def _setting(key: str, value: Any) -> str:
     name = key.rpartition(".")[2]
+    if name == CLASS:
+        return ".".join(str(value).split(".")[-2:-1]) or str(value)
     text = str(value) if len(str(value)) <= LONGEST_SETTING else str(value)[: LONGEST_SETTING - 1] + "…"
     return f"{text} steps" if key.endswith("sampler.steps") else f"{name}={text}"
