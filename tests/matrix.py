@@ -47,9 +47,9 @@ class Cell:
     plain_bytes: int = 0
 
 
-def cell(name: str, methods: str, root: Path) -> Cell:
+def cell(name: str, methods: str, root: Path, *overrides: str) -> Cell:
     """Compress and sample; the reason where that is refused."""
-    nothing, asked = torch.empty(0), request(name, methods, root)
+    nothing, asked = torch.empty(0), request(name, methods, root, *overrides)
     try:
         model = pipelines.model(name)
         student = model.copy()
@@ -65,8 +65,8 @@ def cell(name: str, methods: str, root: Path) -> Cell:
     return Cell(None, images, again, plain, *macs, sizes[0], *bops, sizes[1])
 
 
-def request(name: str, methods: str, root: Path) -> Request:
-    """The methods with their own defaults, at a few steps."""
+def request(name: str, methods: str, root: Path, *further: str) -> Request:
+    """The methods with their own defaults, save what is overridden further, at a few steps."""
     shipped = root / "matrix-shipped"
     if not shipped.exists():
         pipelines.folder("ddpm", root).rename(shipped)
@@ -82,6 +82,7 @@ def request(name: str, methods: str, root: Path) -> Request:
         "calibration.count=2",
         "calibration.batch_size=2",
         f"calibration.steps={STEPS}",
+        *further,
     ]
     return build(Composer("config").compose(overrides))
 

@@ -1,8 +1,12 @@
-"""What the tests of feature reuse share: published architectures on the meta device, and a run driven by hand."""
+"""What the tests of feature reuse share: published architectures on the meta device, and a run driven by hand.
+
+An architecture is built once: tests only ask what it costs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -95,6 +99,7 @@ class _Stand:
         self.denoiser, self.pipeline = denoiser, None
 
 
+@cache
 def cifar_unet() -> UNet2DModel:
     """The architecture of google/ddpm-cifar10-32."""
     with META:
@@ -112,6 +117,7 @@ def cifar_unet() -> UNet2DModel:
         ).eval()
 
 
+@cache
 def ldm4_unet() -> UNet2DConditionModel:
     """LDM-4 for ImageNet (cin256-v2): 64x64x3 latents, one class token of width 512."""
     with META:
@@ -128,12 +134,14 @@ def ldm4_unet() -> UNet2DConditionModel:
         ).eval()
 
 
+@cache
 def sd_unet() -> UNet2DConditionModel:
     """Stable Diffusion v1.4."""
     with META:
         return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
 
 
+@cache
 def dit_xl() -> DiTTransformer2DModel:
     """DiT-XL/2 at 256 pixels."""
     with META:

@@ -11,10 +11,16 @@ import torch
 
 import matrix
 import pipelines
+from composing import QUICK_PTQ
 
 SHARES = re.compile(r"\d\.\d\d( · \d\.\d\d){2}")
 QUICK = [("sd3", methods) for methods in ("", "ptq", "frdiff", "ptq,frdiff")]
 """Architectures of the default suite; the others are slow together."""
+
+
+def quick(methods: str) -> tuple[str, ...]:
+    """Costs do not depend on how well intervals are searched."""
+    return QUICK_PTQ if "ptq" in methods else ()
 
 
 def _cells() -> list[Any]:
@@ -29,7 +35,7 @@ def _cells() -> list[Any]:
 def test_a_cell_works_and_is_cheaper_or_is_refused_in_one_line(
     name: str, methods: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    cell = matrix.cell(name, methods, tmp_path_factory.getbasetemp())
+    cell = matrix.cell(name, methods, tmp_path_factory.getbasetemp(), *quick(methods))
     if cell.refused is not None:
         assert "\n" not in cell.refused
         assert methods != "", "a baseline runs on every architecture"
@@ -58,4 +64,4 @@ def test_the_table_in_the_documentation_is_of_these_architectures_and_their_refu
 @pytest.mark.parametrize("methods", ["frdiff", "qncd,ptq"])
 def test_the_table_in_the_documentation_holds_what_is_measured(methods: str, tmp_path: Path) -> None:
     cells = matrix.read(matrix.TABLE.read_text(encoding="utf-8"))
-    assert cells["ddpm", methods] == matrix.described(matrix.cell("ddpm", methods, tmp_path))
+    assert cells["ddpm", methods] == matrix.described(matrix.cell("ddpm", methods, tmp_path, *quick(methods)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -92,6 +93,7 @@ def exact(run: Run, shift: float = 0.0) -> Predict:
     return predict
 
 
+@cache
 def estimates_along(shift: float, estimate: BiasEstimate, size: int = 32) -> list[Tensor]:
     """q at steps 6, 16, 26, 36, 46 on the trajectory of the ideal denoiser."""
     model = tiny.unconditional_model()
@@ -162,8 +164,8 @@ def test_q10_coefficients_of_renoising() -> None:
     scheduler.set_timesteps(50)
     run = Run(scheduler, (0,), [], model)
     image = 0.5 * torch.randn(1, 1, 400, 400, dtype=torch.float64)
-    for index, t in enumerate(scheduler.timesteps):
-        run.index = index
+    for index in range(0, 50, 7):
+        run.index, t = index, scheduler.timesteps[index]
         levels = signal_levels(run, t.expand(1), image)
         assert falls(levels)
         alpha, alpha_prev = (float(level) for level in levels)
@@ -185,9 +187,9 @@ def test_the_closed_form_step_is_ddims() -> None:
 
 def test_q11_an_endless_interval_is_the_uncorrected_sampler() -> None:
     model = tiny.unconditional_model()
-    plain = latent(model, [1, 2], None, sampler())
+    plain = latent(model, [1, 2], None, sampler(steps=20))
     applied(model, qncd(estimate_every=1000))
-    assert torch.equal(latent(model, [1, 2], None, sampler()), plain)
+    assert torch.equal(latent(model, [1, 2], None, sampler(steps=20)), plain)
 
 
 def test_no_estimation_leaves_the_door_alone() -> None:
@@ -222,45 +224,46 @@ def test_q12_the_history_holds_the_corrected_prediction() -> None:
 @pytest.mark.parametrize("name", [entry[0] for entry in SAMPLERS])
 def test_every_scheduler_is_corrected_and_its_own_draws_stay(name: str) -> None:
     model = tiny.unconditional_model()
-    plain = latent(model, [1, 2], None, sampler(name, 12))
+    plain = latent(model, [1, 2], None, sampler(name, 8))
     gated = applied(model.copy(), qncd(estimate_every=4, gate=1e6))
-    assert torch.equal(latent(gated, [1, 2], None, sampler(name, 12)), plain)
+    assert torch.equal(latent(gated, [1, 2], None, sampler(name, 8)), plain)
     corrected = applied(model.copy(), qncd(estimate_every=4))
-    last = latent(corrected, [1, 2], None, sampler(name, 12))
+    last = latent(corrected, [1, 2], None, sampler(name, 8))
     assert estimation_of(corrected).tally.taken >= 2
     assert torch.isfinite(last).all()
     assert not torch.allclose(last, plain, atol=1e-3)
-    assert torch.equal(latent(corrected, [1, 2], None, sampler(name, 12)), last)
+    assert torch.equal(latent(corrected, [1, 2], None, sampler(name, 8)), last)
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "sample"])
 def test_other_predictions_are_corrected_as_noise(kind: str) -> None:
     model = tiny.unconditional_model()
     model.pipeline.scheduler = tiny.scheduler(prediction_type=kind)
-    images = applied(model, qncd(start=0.5)).generate([1, 2], None, sampler())
-    assert estimation_of(model).tally.taken == 3
+    images = applied(model, qncd(start=0.5)).generate([1, 2], None, sampler(steps=20))
+    assert estimation_of(model).tally.taken == 1
     assert torch.isfinite(images).all()
 
 
 def test_q13_per_sample_estimates_do_not_depend_on_the_batch() -> None:
     model = applied(tiny.unconditional_model(), qncd())
-    together = latent(model, [4, 9, 2], None, sampler())
+    together = latent(model, [4, 9, 2], None, sampler(steps=20))
     for row, seed in enumerate([4, 9, 2]):
-        assert torch.allclose(latent(model, [seed], None, sampler())[0], together[row], rtol=1e-4, atol=1e-4)
+        alone = latent(model, [seed], None, sampler(steps=20))
+        assert torch.allclose(alone[0], together[row], rtol=1e-4, atol=1e-4)
 
 
 def test_q13_scalar_estimates_depend_on_the_batch() -> None:
     model = applied(tiny.unconditional_model(), qncd(granularity="scalar"))
-    together = latent(model, [4, 9, 2], None, sampler())
-    assert not torch.allclose(latent(model, [4], None, sampler())[0], together[0], rtol=1e-3, atol=1e-3)
+    together = latent(model, [4, 9, 2], None, sampler(steps=20))
+    assert not torch.allclose(latent(model, [4], None, sampler(steps=20))[0], together[0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("granularity", ["scalar", "channel", "sample"])
 def test_guidance_estimates_each_branch_with_the_same_noise(granularity: str) -> None:
     model = applied(tiny.class_model(2.0), qncd(granularity=granularity))
     with recording(model) as calls:
-        model.generate([1, 2], [0, 1], sampler())
-    assert [len(call.x) for call in calls] == [4] * 55
+        model.generate([1, 2], [0, 1], sampler(steps=20))
+    assert [len(call.x) for call in calls] == [4] * 22
     probe = calls[7]
     assert torch.equal(calls[6].x[:2], calls[6].x[2:])
     assert not torch.equal(probe.x[:2], probe.x[2:])
@@ -270,7 +273,7 @@ def test_guidance_estimates_each_branch_with_the_same_noise(granularity: str) ->
 
 def test_guidance_in_two_calls_is_guidance_in_one() -> None:
     model = applied(tiny.class_model(2.0), qncd(granularity="scalar"))
-    together = latent(model, [1, 2], [0, 1], sampler())[:2]
+    together = latent(model, [1, 2], [0, 1], sampler(steps=20))[:2]
 
     def split(run: Run) -> object:
         def wrapper(network: Predict, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -281,7 +284,8 @@ def test_guidance_in_two_calls_is_guidance_in_one() -> None:
         return wrapper
 
     model.wrap(split)  # type: ignore[arg-type]
-    assert torch.allclose(latent(model, [1, 2], [0, 1], sampler()), together, rtol=1e-4, atol=1e-4)
+    apart = latent(model, [1, 2], [0, 1], sampler(steps=20))
+    assert torch.allclose(apart, together, rtol=1e-4, atol=1e-4)
 
 
 def test_text_guidance_and_transformers_are_corrected() -> None:
@@ -295,17 +299,17 @@ def test_text_guidance_and_transformers_are_corrected() -> None:
 def test_a_jumped_step_waits_for_the_next_one_that_runs() -> None:
     model = applied(tiny.unconditional_model(), frdiff(), qncd())
     with recording(model) as calls:
-        model.generate([1, 2], None, sampler())
+        model.generate([1, 2], None, sampler(steps=30))
     steps = [call.step for call in calls]
     probes = [step for before, step in pairwise(steps) if step == before]
-    assert len(probes) == 5
-    assert all(step in range(due, due + 2) for step, due in zip(probes, (6, 16, 26, 36, 46), strict=True))
+    assert len(probes) == 3
+    assert all(step in range(due, due + 2) for step, due in zip(probes, (6, 16, 26), strict=True))
 
 
 def test_a_probe_leaves_the_reused_features_alone() -> None:
-    plain = latent(applied(tiny.unconditional_model(), frdiff()), [1, 2], None, sampler())
+    plain = latent(applied(tiny.unconditional_model(), frdiff()), [1, 2], None, sampler(steps=20))
     gated = applied(tiny.unconditional_model(), frdiff(), qncd(gate=1e6))
-    assert torch.equal(latent(gated, [1, 2], None, sampler()), plain)
+    assert torch.equal(latent(gated, [1, 2], None, sampler(steps=20)), plain)
 
 
 def test_reuse_around_the_estimate_is_refused() -> None:

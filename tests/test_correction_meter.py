@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tiny
+from composing import QUICK_PTQ
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.correction.meter import StepError, decibels
@@ -24,7 +25,7 @@ from parediff.quantization.layers import layers_of
 from parediff.sampling import images as sampling
 from parediff.sampling.workload import Workload
 
-STEPS = Sampler("ddim", "DDIMScheduler", 20)
+STEPS = Sampler("ddim", "DDIMScheduler", 8)
 
 
 class Lazy:
@@ -67,12 +68,12 @@ def compressed(*methods: Method) -> DiffusionModel:
 def test_a_known_error_is_read_at_every_step() -> None:
     student = compressed(Shift(), Unshift(), Snr(modules=False))
     table = Snr(modules=False).fired(student)
-    assert table["step"] == list(range(20))
+    assert table["step"] == list(range(8))
     assert table["t"][0] > table["t"][-1]
-    assert table["bias_before"] == pytest.approx([0.25] * 20, abs=1e-4)
-    assert table["bias_after"] == pytest.approx([0.05] * 20, abs=1e-4)
+    assert table["bias_before"] == pytest.approx([0.25] * 8, abs=1e-4)
+    assert table["bias_after"] == pytest.approx([0.05] * 8, abs=1e-4)
     gains = [after - before for before, after in zip(table["snr_before_db"], table["snr_after_db"], strict=True)]
-    assert gains == pytest.approx([decibels(25.0, 1.0)] * 20, abs=0.01)
+    assert gains == pytest.approx([decibels(25.0, 1.0)] * 8, abs=0.01)
     json.dumps(table, allow_nan=False)
 
 
@@ -111,12 +112,12 @@ def test_probes_are_not_readings() -> None:
     )
     student = compressed(estimation, Shift(), Snr(modules=False))
     table = Snr(modules=False).fired(student)
-    assert table["bias_before"] == pytest.approx([0.25] * 20, abs=1e-4)
-    assert table["bias_after"] == pytest.approx([0.25] * 20, abs=1e-4)
+    assert table["bias_before"] == pytest.approx([0.25] * 8, abs=1e-4)
+    assert table["bias_after"] == pytest.approx([0.25] * 8, abs=1e-4)
 
 
 def test_modules_are_told_apart_where_they_are_asked_for() -> None:
-    composed = Composer("config").compose(["method=[ptq]", "methods.ptq.values=4096", "methods.ptq.weight_bits=4"])
+    composed = Composer("config").compose(["method=[ptq]", "methods.ptq.weight_bits=4", *QUICK_PTQ])
     ptq = construct(composed.methods.ptq, "methods.ptq")
     teacher = tiny.unconditional_model()
     student = teacher.copy()

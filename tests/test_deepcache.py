@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,20 @@ def average(denoiser: Any, method: Any, steps: int, inputs: Any, cond: Any) -> f
     return sum(c.macs - tiny.macs_of(c, "matmul") for c in counters) / steps / 1e9
 
 
+@cache
+def ldm4() -> list[float]:
+    """The cost of a keyframe, and the average of a keyframe and a partial step."""
+    arguments = reusing.meta_inputs(3, 64), reusing.meta_context(1, 512)
+    return [average(reusing.ldm4_unet(), deepcache(branch=0, interval=2), n, *arguments) for n in (1, 2)]
+
+
+@cache
+def cifar() -> list[float]:
+    """The same."""
+    arguments = reusing.meta_inputs(3, 32), {}
+    return [average(reusing.cifar_unet(), deepcache(branch=2, interval=2), n, *arguments) for n in (1, 2)]
+
+
 def average_over(steps: int, interval: int, full: float, both: float) -> float:
     """Of a run, from the cost of a keyframe and the average of a keyframe and a partial step."""
     keyframes = sum(step.full for step in deepcache(interval=interval)._plan(nn.Identity(), steps, 1))
@@ -39,15 +54,12 @@ def average_over(steps: int, interval: int, full: float, both: float) -> float:
     ],
 )
 def test_ldm4_costs_what_is_published(interval: int, macs: float) -> None:
-    arguments = reusing.meta_inputs(3, 64), reusing.meta_context(1, 512)
-    full, both = (average(reusing.ldm4_unet(), deepcache(branch=0, interval=2), n, *arguments) for n in (1, 2))
-    assert average_over(250, interval, full, both) == pytest.approx(macs, rel=2e-3)
+    assert average_over(250, interval, *ldm4()) == pytest.approx(macs, rel=2e-3)
 
 
 @pytest.mark.parametrize(("interval", "macs"), [(2, 4.15), (3, 3.54), (5, 3.01), (10, 2.63)])
 def test_the_cifar_unet_costs_what_is_published(interval: int, macs: float) -> None:
-    arguments = reusing.meta_inputs(3, 32), {}
-    full, both = (average(reusing.cifar_unet(), deepcache(branch=2, interval=2), n, *arguments) for n in (1, 2))
+    full, both = cifar()
     assert 2 * both - full == pytest.approx(2.24, rel=1e-2)
     assert average_over(100, interval, full, both) == pytest.approx(macs, rel=1e-2)
 

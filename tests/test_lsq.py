@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,10 +12,9 @@ import torch
 from torch import Tensor
 
 import tiny
+from composing import method_of
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.config.compose import Composer
-from parediff.config.request import construct
 from parediff.errors import RequestError
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
@@ -33,18 +33,18 @@ TEN = Sampler("ddim", "DDIMScheduler", 10)
 
 
 def method(name: str, **changes: object) -> Any:
-    overrides = [f"methods.{name}.{key}={'null' if value is None else value}" for key, value in changes.items()]
-    common = [
-        f"method=[{name}]",
-        f"methods.{name}.values=4096",
-        f"methods.{name}.search.candidates=20",
-        "sampler.steps=5",
-    ]
-    return construct(Composer("config").compose([*common, *overrides]).methods[name], f"methods.{name}")
+    return method_of(name, {"values": 2048, "search.candidates": 8} | changes, "sampler.steps=5")
 
 
 def fitted(model: DiffusionModel, chosen: Any, source: Uniform = CALIBRATION) -> dict[str, Tensor]:
     return compress(model, model.copy(), {"m": chosen}, lambda m: LazyCalls(source, m, tiny.DDIM), lambda *_: None)
+
+
+@cache
+def tabulated() -> tuple[DiffusionModel, Any, dict[str, Tensor]]:
+    """A model with tables over the five steps, their method, and the state before finalize; no test changes it."""
+    model, chosen = tiny.unconditional_model(), method("per_step", unseen_steps="refuse")
+    return model, chosen, fitted(model, chosen)
 
 
 def test_x7_the_steps_gradient_is_scaled_by_the_features_of_one_sample() -> None:
@@ -81,8 +81,7 @@ def test_static_and_timed_methods_quantise_the_same_layers_on_the_same_grids(rec
 
 
 def test_each_entry_of_a_table_is_the_best_step_at_its_time() -> None:
-    model = tiny.unconditional_model()
-    fitted(model, method("per_step", unseen_steps="refuse"))
+    model, _, _ = tabulated()
     known = time_context_of(model.denoiser).known
     assert known.tolist() == sorted(float(t) for t in _executed(tiny.DDIM, model))
     tables = [quantizer.source.over_time()[0] for quantizer in input_quantizers(model.denoiser).values()]
@@ -97,8 +96,7 @@ def _executed(sampler: Sampler, model: DiffusionModel) -> Tensor:
 
 
 def test_a_table_is_looked_up_by_time_and_not_by_counting_calls() -> None:
-    model = tiny.unconditional_model()
-    fitted(model, method("per_step"))
+    model, _, _ = tabulated()
     calls = list(CALIBRATION.record(model, tiny.DDIM))
     forwards = [model.predict(call.x, call.t, call.cond) for call in calls]
     backwards = [model.predict(call.x, call.t, call.cond) for call in reversed(calls)]
@@ -106,9 +104,7 @@ def test_a_table_is_looked_up_by_time_and_not_by_counting_calls() -> None:
 
 
 def test_x15_a_table_for_another_sampler_fails_loudly_or_interpolates() -> None:
-    model = tiny.unconditional_model()
-    refusing = method("per_step", unseen_steps="refuse")
-    state = fitted(model, refusing)
+    model, refusing, state = tabulated()
     other = tiny.unconditional_model()
     with pytest.raises(RequestError, match="10 ddim steps were not calibrated"):
         restore(other, {"m": dataclasses.replace(refusing, sampler=TEN)}, state)
@@ -123,15 +119,22 @@ def test_calibration_that_leaves_out_steps_of_the_sampler_is_refused() -> None:
     with pytest.raises(RequestError, match=r"calibration.steps=3.*2 of the 5 ddim steps"):
         fitted(
             tiny.unconditional_model(),
-            method("per_step", unseen_steps="refuse"),
+            method("per_step", unseen_steps="refuse", activation_search="minmax", weight_search="minmax"),
             dataclasses.replace(CALIBRATION, steps=3),
         )
 
 
-@pytest.mark.parametrize("name", ["lsq", "per_step", pytest.param("tdq", marks=pytest.mark.slow)])
+def test_x12_saved_tables_draw_the_same_images(tmp_path: Any) -> None:
+    model, chosen, state = tabulated()
+    again = tiny.unconditional_model()
+    restore(again, {"m": chosen}, load_state(save(state, tmp_path)))
+    assert torch.equal(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM))
+
+
+@pytest.mark.parametrize("name", ["lsq", pytest.param("tdq", marks=pytest.mark.slow)])
 def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> None:
     model, again = tiny.unconditional_model(), tiny.unconditional_model()
-    chosen = method(name, learning="none")
+    chosen = method(name, learning="none", activation_search="minmax", weight_search="minmax")
     state = fitted(model, chosen)
     restore(again, {"m": chosen}, load_state(save(state, tmp_path)))
     assert torch.equal(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM))
@@ -139,7 +142,7 @@ def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> No
 
 def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> None:
     model = tiny.unconditional_model()
-    chosen = method("per_step", recipe="paper", attention="same")
+    chosen = method("per_step", recipe="paper", attention="same", activation_search="minmax", weight_search="minmax")
     fitted(model, chosen)
     proof = chosen.fired(model)
     json.dumps(proof, allow_nan=False)
@@ -157,7 +160,8 @@ def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> No
 def test_signal_to_noise_finds_the_layer_that_makes_the_error() -> None:
     """One layer at 2 bits among layers at 8 has by far the lowest ratio of its own."""
     model, teacher = tiny.unconditional_model(), tiny.unconditional_model()
-    fitted(model, method("lsq", learning="none", weight_bits=8, activation_bits=8))
+    eight = {"weight_bits": 8, "activation_bits": 8, "activation_search": "minmax", "weight_search": "minmax"}
+    fitted(model, method("lsq", learning="none", **eight))
     bad = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
     coarse = Quantizer(Grid(2, "symmetric"))
     coarse.fill(torch.tensor(1.0))

@@ -39,8 +39,13 @@ def sampler(name: str, **changes: Any) -> Sampler:
     return Sampler(**(node | {"steps": 4} | changes))
 
 
+GUIDED = ("class_guided", "dit_guided", "text_guided")
+PLAIN = [pytest.param(kind.removesuffix("_guided"), marks=pytest.mark.slow) for kind in GUIDED]
+"""The same pipelines with one branch of the two; other tests draw from them under one sampler."""
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["unconditional", *GUIDED, *PLAIN])
 def test_image_i_depends_on_seed_i_and_condition_i_only(kind: str, name: str) -> None:
     build, conditions = KINDS[kind]
     model = build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,24 @@ def digits(batch_size: int = 64) -> Digits:
 
 
 def classifier() -> ClassifierModel:
+    return _classifier().copy()
+
+
+@cache
+def _classifier() -> ClassifierModel:
     torch.manual_seed(0)
     network = ConvNet(in_channels=1, channels=(8, 8), strides=(1, 2), classes=10)
     reestimate(network, [images(digits())])
     return ClassifierModel(network, name="small")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[NoiseTraining, Path]:
+    """A training of 40 steps, of which the last 10 round, and its checkpoints of every 12."""
+    folder = tmp_path_factory.mktemp("whole")
+    _, whole = prepared(nipq())
+    trainer(40, checkpoint_every=12).fit(whole, folder, data=digits())
+    return whole, folder / "checkpoints"
 
 
 def images(data: Digits, count: int = 256) -> Tensor:
@@ -167,7 +182,7 @@ def test_n8_after_the_switch_no_optimiser_moves_a_bit() -> None:
     optimizer.step()
     quantizer.freeze()
     bits = quantizer.bits
-    for _ in range(1000):
+    for _ in range(100):
         optimizer.zero_grad(set_to_none=False)
         quantizer(torch.randn(8)).square().mean().backward()
         optimizer.step()
@@ -198,36 +213,34 @@ def test_n8_frozen_bits_leave_the_optimiser_and_stay(tmp_path: Path, optimizer: 
 
 
 def test_the_average_starts_anew_at_the_switch(tmp_path: Path) -> None:
-    _, learner = prepared(nipq(ema_decay=0.999))
-    trainer(40).fit(learner, tmp_path, data=digits(), logger=None)
-    assert learner.rounds
     _, fresh = prepared(nipq(ema_decay=0.999, norm_batches=1))
     counts: list[int] = []
     fresh.on_train_batch_end = lambda *_, **__: counts.append(int(fresh.ema.updates))  # type: ignore[method-assign]
-    trainer(40).fit(fresh, tmp_path / "b", data=digits())
+    trainer(40).fit(fresh, tmp_path, data=digits())
+    assert fresh.rounds
     assert counts == [*range(1, 31), *range(1, 11)]
 
 
 @pytest.mark.parametrize("interrupted", [pytest.param(12, marks=pytest.mark.slow), 36])
-def test_a_training_resumed_in_either_phase_ends_as_the_uninterrupted_one(tmp_path: Path, interrupted: int) -> None:
-    _, whole = prepared(nipq())
-    trainer(40, checkpoint_every=12).fit(whole, tmp_path / "whole", data=digits())
-    checkpoint = tmp_path / "whole" / "checkpoints" / f"step={interrupted}.ckpt"
+def test_a_training_resumed_in_either_phase_ends_as_the_uninterrupted_one(
+    tmp_path: Path, uninterrupted: tuple[NoiseTraining, Path], interrupted: int
+) -> None:
+    whole, checkpoints = uninterrupted
     _, resumed = prepared(nipq())
-    trainer(40).fit(resumed, tmp_path / "resumed", data=digits(), ckpt_path=str(checkpoint))
+    trainer(40).fit(resumed, tmp_path, data=digits(), ckpt_path=str(checkpoints / f"step={interrupted}.ckpt"))
     assert resumed.rounds
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize(("interrupted", "steps"), [(36, 200), (24, 26)])
-def test_a_checkpoint_of_the_other_phase_is_refused(tmp_path: Path, interrupted: int, steps: int) -> None:
-    _, whole = prepared(nipq())
-    trainer(40, checkpoint_every=12).fit(whole, tmp_path / "whole", data=digits())
-    checkpoint = tmp_path / "whole" / "checkpoints" / f"step={interrupted}.ckpt"
+def test_a_checkpoint_of_the_other_phase_is_refused(
+    tmp_path: Path, uninterrupted: tuple[NoiseTraining, Path], interrupted: int, steps: int
+) -> None:
+    checkpoint = uninterrupted[1] / f"step={interrupted}.ckpt"
     _, resumed = prepared(nipq())
     with pytest.raises(RequestError, match=r"ckpt_path=step .* phase 2 begins at step"):
-        trainer(steps).fit(resumed, tmp_path / "resumed", data=digits(), ckpt_path=str(checkpoint))
+        trainer(steps).fit(resumed, tmp_path, data=digits(), ckpt_path=str(checkpoint))
 
 
 def test_a_state_of_the_noise_phase_is_no_quantised_model() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from diffusers import DDPMPipeline
 from torch import Tensor
 
 import tiny
-from parediff.config.compose import Composer
-from parediff.config.request import construct
+from composing import method_of
 from parediff.errors import RequestError
 from parediff.methods.quantize import Quantize
 from parediff.models.diffusion.door import Call
@@ -30,9 +30,10 @@ from parediff.quantization.quantizer import Quantizer
 
 def ptq(**changes: Any) -> Quantize:
     """The shipped settings, changed; fewer samples and candidates, for speed."""
-    settings = {"values": 2048, "search.candidates": 20, "sampler": None} | changes
-    overrides = [f"methods.ptq.{key}={'null' if value is None else value}" for key, value in settings.items()]
-    return construct(Composer("config").compose(["method=[ptq]", *overrides]).methods.ptq, "methods.ptq")
+    return method_of("ptq", {"values": 2048, "search.candidates": 8, "sampler": None} | changes)
+
+
+UNSEARCHED = {"weight_search": "minmax", "activation_search": "minmax"}
 
 
 def no_training(*_: Any) -> None:
@@ -78,9 +79,16 @@ def test_every_kind_of_model_is_quantised_whole_and_says_so(kind: str) -> None:
     assert 0 < (rounded - plain).pow(2).mean() < plain.pow(2).mean()
 
 
+@cache
+def four_bit() -> tuple[DiffusionModel, Quantize, DiffusionModel, dict[str, Tensor]]:
+    """A model, the method at W4A4, what it made of the model, and its state; no test changes them."""
+    model, method = tiny.unconditional_model(), ptq(weight_bits=4, activation_bits=4)
+    return model, method, *compressed(model, method, recorded(model))
+
+
 def test_fired_gives_each_layers_bits_grid_and_steps_and_names_what_is_left() -> None:
     model = tiny.unconditional_model()
-    method = ptq(weight_bits=4, activation_bits=8, ends="full", attention="full")
+    method = ptq(weight_bits=4, activation_bits=8, ends="full", attention="full", **UNSEARCHED)
     student, _ = compressed(model, method, recorded(model))
     proof = method.fired(student)
     layer = proof["layers"]["mid_block.resnets.0.conv1"]
@@ -102,9 +110,7 @@ def test_a_layer_without_calibration_is_not_called_quantised() -> None:
 
 
 def test_the_file_on_disk_gives_identical_images(tmp_path: Path) -> None:
-    model = tiny.unconditional_model()
-    method = ptq(weight_bits=4, activation_bits=6)
-    student, state = compressed(model, method, recorded(model))
+    model, method, student, state = four_bit()
     images = student.generate([1, 2], None, tiny.DDIM)
     rebuilt = model.copy()
     restore(rebuilt, {"ptq": method}, load_state(save(state, tmp_path)))
@@ -113,23 +119,21 @@ def test_the_file_on_disk_gives_identical_images(tmp_path: Path) -> None:
 
 
 def test_full_precision_weights_survive_in_the_saved_state() -> None:
-    model = tiny.unconditional_model()
-    _, state = compressed(model, ptq(weight_bits=2), recorded(model))
+    model, _, _, state = four_bit()
     plain = model.denoiser.state_dict()
     assert torch.equal(state["conv_in.layer.weight"], plain["conv_in.weight"])
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
-    model = tiny.unconditional_model()
-    _, state = compressed(model, ptq(split="none"), recorded(model))
+    model, _, _, state = four_bit()
     with pytest.raises(RequestError, match="same model and methods"):
-        restore(model.copy(), {"ptq": ptq(split="shortcuts")}, state)
+        restore(model.copy(), {"ptq": ptq(split="none")}, state)
 
 
 def test_calibrating_twice_gives_the_same_tensors() -> None:
     model = tiny.unconditional_model()
     calls = recorded(model)
-    first, second = (compressed(model, ptq(values=512), calls)[1] for _ in range(2))
+    first, second = (compressed(model, ptq(values=256, **UNSEARCHED), calls)[1] for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -148,14 +152,14 @@ def test_calls_made_by_the_student_itself_are_not_observed_twice() -> None:
                 yield call
 
     lazily, listed = model.copy(), model.copy()
-    a = compress(lazily, model, {"ptq": ptq()}, Sampled, no_training)
-    b = compress(listed, model, {"ptq": ptq()}, lambda _: calls, no_training)
+    a = compress(lazily, model, {"ptq": ptq(**UNSEARCHED)}, Sampled, no_training)
+    b = compress(listed, model, {"ptq": ptq(**UNSEARCHED)}, lambda _: calls, no_training)
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_calibration_leaves_no_hook_and_folding_keeps_the_output() -> None:
     model = tiny.unconditional_model()
-    method, calls = ptq(weight_bits=4, activation_bits=4), recorded(model)
+    method, calls = ptq(weight_bits=4, activation_bits=4, **UNSEARCHED), recorded(model)
     method.prepare(model)
     method.calibrate(model, calls)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.denoiser.modules())
@@ -169,7 +173,7 @@ def test_calibration_leaves_no_hook_and_folding_keeps_the_output() -> None:
 def test_weights_alone_or_activations_alone_can_be_quantised() -> None:
     model = tiny.unconditional_model()
     for bits in ({"weight_bits": 4, "activation_bits": 32}, {"weight_bits": 32, "activation_bits": 4}):
-        student, _ = compressed(model, ptq(**bits, softmax_bits=32, attention="same"), recorded(model))
+        student, _ = compressed(model, ptq(**bits, softmax_bits=32, attention="same", **UNSEARCHED), recorded(model))
         layer = student.denoiser.get_submodule("mid_block.resnets.0.conv1")
         assert isinstance(layer, QuantizedLayer)
         assert (layer.weight_bits, layer.activation_bits) == tuple(bits.values())
@@ -248,7 +252,7 @@ def test_a_model_in_half_precision_keeps_its_dtype_and_its_steps_in_float32() ->
     model = tiny.unconditional_model()
     model.denoiser.to(torch.bfloat16)
     calls = [Call(call.x.bfloat16(), call.t, call.cond, call.step) for call in recorded(model)]
-    student, state = compressed(model, ptq(attention="full"), calls)
+    student, state = compressed(model, ptq(attention="full", **UNSEARCHED), calls)
     assert student.dtype == torch.bfloat16
     assert {state[key].dtype for key in state if key.endswith("source.step")} == {torch.float32}
     assert student.predict(calls[0].x, calls[0].t, {}).dtype == torch.bfloat16

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
+from composing import QUICK_PTQ
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
@@ -109,9 +110,8 @@ def test_eta_zero_leaves_the_variance_alone() -> None:
 
 
 def test_it_brings_a_quantised_model_nearer_to_full_precision_and_is_restored() -> None:
-    config = Composer("config").compose(
-        ["method=[ptq,ptqd]", "methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4", "sampler.steps=5"]
-    )
+    bits = ["methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4"]
+    config = Composer("config").compose(["method=[ptq,ptqd]", "sampler.steps=5", *bits, *QUICK_PTQ])
     methods = {name: construct(config.methods[name], f"methods.{name}") for name in ("ptq", "ptqd")}
     teacher = tiny.unconditional_model()
     student, plain = teacher.copy(), teacher.copy()

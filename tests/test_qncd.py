@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny
+from composing import QUICK_PTQ
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.correction.smoothing import smoothing_factors
@@ -22,7 +23,7 @@ from parediff.pipeline.compress import compress, restore
 from parediff.sampling import images as sampling
 from parediff.sampling.workload import Workload
 
-STEPS = Sampler("ddim", "DDIMScheduler", 12)
+STEPS = Sampler("ddim", "DDIMScheduler", 8)
 
 
 class Lazy:
@@ -37,8 +38,8 @@ class Lazy:
 
 def methods_of(names: str, *overrides: str) -> dict[str, Any]:
     """The methods as a command line composes them, in this order."""
-    bits = ["methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4"] if "ptq" in names else []
-    config = Composer("config").compose([f"method=[{names}]", "sampler.steps=12", *bits, *overrides])
+    bits = ["methods.ptq.weight_bits=4", "methods.ptq.activation_bits=4", *QUICK_PTQ] if "ptq" in names else []
+    config = Composer("config").compose([f"method=[{names}]", "sampler.steps=8", *bits, *overrides])
     return {name: construct(config.methods[name], name) for name in config.methods}
 
 
@@ -105,10 +106,10 @@ def test_estimates_are_paid_for() -> None:
             model.generate([1, 2], None, STEPS)
         costs.append((calls.per_image(2), counter.macs, counter.bops))
     before, after = costs
-    assert (before[0], after[0]) == (12, 15)
-    assert after[1] * 12 == before[1] * 15
-    assert after[2] * 12 == pytest.approx(before[2] * 15)
-    assert methods["qncd"].fired(corrected)["estimates"]["steps"] == [3, 7, 11]
+    assert (before[0], after[0]) == (8, 10)
+    assert after[1] * 8 == before[1] * 10
+    assert after[2] * 8 == pytest.approx(before[2] * 10)
+    assert methods["qncd"].fired(corrected)["estimates"]["steps"] == [3, 7]
 
 
 def test_while_nothing_is_quantised_calibration_runs_pass() -> None:
@@ -118,7 +119,7 @@ def test_while_nothing_is_quantised_calibration_runs_pass() -> None:
     calls = CallCounter()
     with observing(model, calls):
         assert torch.equal(model.generate([1, 2], None, STEPS), plain)
-    assert calls.calls == 12
+    assert calls.calls == 8
 
 
 @pytest.mark.slow

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import tiny
+from composing import method_of
 from parediff.atomic import write_atomically
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
-from parediff.config.compose import Composer
-from parediff.config.request import construct
 from parediff.cost import Stored, exported, size, size_bytes
 from parediff.errors import RequestError
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -28,6 +27,7 @@ from parediff.quantization.sources import PerStep, Static
 from parediff.quantization.time_context import find_time_context
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
+SMALL = {"values": 2048, "weight_search": "minmax", "activation_search": "minmax"}
 SETTINGS = {
     "ptq": {"weight_bits": 4},
     "tdq": {"weight_bits": 4, "generator.iterations": 20},
@@ -37,10 +37,7 @@ SETTINGS = {
 
 
 def method(name: str) -> Any:
-    small = {"values": 2048, "search.candidates": 8} | SETTINGS[name]
-    overrides = [f"methods.{name}.{key}={value}" for key, value in small.items()]
-    config = Composer("config").compose([f"method=[{name}]", "sampler.steps=5", *overrides])
-    return construct(config.methods[name], f"methods.{name}")
+    return method_of(name, SMALL | SETTINGS[name], "sampler.steps=5")
 
 
 @cache

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
+from composing import QUICK_PTQ
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
@@ -25,7 +27,7 @@ from parediff.pipeline.compress import compress
 from parediff.quantization.layers import layers_of
 from parediff.quantization.quantizer import bypassed
 
-STEPS = replace(tiny.DDIM, steps=6)
+STEPS = replace(tiny.DDIM, steps=3)
 
 
 def sums_of(quantized: Tensor, exact: Tensor) -> PairSums:
@@ -67,19 +69,20 @@ def test_offsets_of_pixels_far_above_the_noise_stay() -> None:
     assert torch.allclose(beta, -offsets, atol=0.05)
 
 
-def quantised(**changes: object) -> tuple[DiffusionModel, dict]:
-    overrides = [f"methods.stepwise.{key}={str(value).lower()}" for key, value in changes.items()]
-    small = ["methods.ptq.weight_bits=3", "methods.ptq.activation_bits=4", "methods.ptq.values=2048"]
-    config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=6", *small, *overrides])
+@cache
+def quantised(layers: bool) -> tuple[DiffusionModel, dict]:
+    """A corrected model and its methods; no test changes them."""
+    asked = ["methods.ptq.weight_bits=3", "methods.ptq.activation_bits=4", f"methods.stepwise.layers={layers}"]
+    config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=3", *asked, *QUICK_PTQ])
     methods = {name: construct(config.methods[name], name) for name in config.methods}
     model = tiny.unconditional_model()
-    calls = LazyCalls(Uniform(10**9, 6, 3, 6), model.copy(), STEPS)
+    calls = LazyCalls(Uniform(10**9, 6, 3, 3), model.copy(), STEPS)
     compress(model, model.copy(), methods, lambda _: calls, lambda *_: None)
     return model, methods
 
 
 def test_layers_biases_give_every_channel_its_mean_back() -> None:
-    model, _ = quantised(layers=True)
+    model, _ = quantised(True)
     biases = getattr(model.denoiser, BIASES)
     assert isinstance(biases, LayerBiases)
     with recording(model) as calls:
@@ -106,20 +109,20 @@ def test_layers_biases_give_every_channel_its_mean_back() -> None:
 
 @pytest.mark.parametrize("layers", [False, True])
 def test_it_says_what_it_fitted(layers: bool) -> None:
-    model, methods = quantised(layers=layers)
+    model, methods = quantised(layers)
     fired = methods["stepwise"].fired(model)
-    assert fired["time_steps"] == 6
+    assert fired["time_steps"] == 3
     assert fired["largest_beta"] > 0
     assert (fired["layers_with_biases"] > 0) == layers
 
 
 def test_a_sampler_with_noise_or_of_several_calls_a_step_is_refused() -> None:
     for asked, told in ((["sampler.eta=1"], "without noise"), (["sampler=heun"], "sampler=heun")):
-        config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=6", *asked])
+        config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=3", *asked, *QUICK_PTQ])
         methods = {name: construct(config.methods[name], name) for name in config.methods}
         model = tiny.unconditional_model()
         sampler = construct(config.sampler, "sampler")
-        calls = LazyCalls(Uniform(10**9, 2, 2, 6), model.copy(), sampler)
+        calls = LazyCalls(Uniform(10**9, 2, 2, 3), model.copy(), sampler)
         with pytest.raises(RequestError, match=told):
             compress(model, model.copy(), methods, lambda _, calls=calls: calls, lambda *_: None)
 

@@ -19,7 +19,7 @@ from parediff.quantization.layers import fold
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.reconstruction import Replay, stratified
 from parediff.training.quantization_aware import QuantizationAware
-from test_tdq import CALIBRATION, _draw, fitted, method
+from test_tdq import CALIBRATION, SEARCHED, _draw, fitted, method
 
 PAPER = {"recipe": "paper"}
 
@@ -77,11 +77,11 @@ BLOCKS = {"learning": "reconstruction", "reconstruction.step_iterations": 25, "r
 @pytest.mark.slow
 def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> None:
     one = tiny.unconditional_model()
-    method(activation_bits=3).prepare(one)
+    method(activation_bits=3, **SEARCHED).prepare(one)
     other = one.copy()
     calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))
-    method(activation_bits=3).calibrate(one, calls)
-    method(activation_bits=3, **BLOCKS).calibrate(other, calls)
+    method(activation_bits=3, **SEARCHED).calibrate(one, calls)
+    method(activation_bits=3, **SEARCHED, **BLOCKS).calibrate(other, calls)
     first, second = one.denoiser.state_dict(), other.denoiser.state_dict()
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed
@@ -94,7 +94,7 @@ def test_the_second_stage_changes_generators_only_and_brings_blocks_closer() -> 
 
 def test_after_the_second_stage_tables_are_still_the_generators() -> None:
     model = tiny.unconditional_model()
-    fitted(model, method(**BLOCKS | {"reconstruction.step_iterations": 5}))
+    fitted(model, method(**BLOCKS | {"reconstruction.step_iterations": 2, "reconstruction.rows": 16}))
     twin = model.copy()
     for module in twin.denoiser.modules():
         if isinstance(module, Generated):
@@ -108,7 +108,8 @@ def test_learned_rounding_stands_on_generated_intervals_by_config_alone() -> Non
     errors = {}
     for rounding in ("nearest", "adaround"):
         model = tiny.unconditional_model()
-        chosen = method(weight_bits=2, activation_bits=8, rounding=rounding, **{"reconstruction.iterations": 20})
+        settings = {"weight_bits": 2, "activation_bits": 8, "reconstruction.iterations": 20, **SEARCHED}
+        chosen = method(rounding=rounding, **settings)
         fitted(model, chosen)
         assert chosen.fired(model)["rounding_learned"] == 0 if rounding == "nearest" else True
         calls = list(LazyCalls(CALIBRATION, tiny.unconditional_model(), tiny.DDIM))

@@ -23,7 +23,7 @@ from reusing import frdiff, with_method
 UNETS = ("ddpm", "ldm", "sd1", "sd2_v", "sd_img2img", "sd_inpaint", "sd_controlnet", "sdxl", "kandinsky22", "svd")
 TRANSFORMERS = [name for name in pipelines.KINDS if name not in UNETS]
 EVERYTHING = {"resnets": True, "attentions": True, "mlps": True}
-PAIRS = Sampler("own", None, 4)
+PAIRS = Sampler("own", None, 3)
 
 
 def drawn(model: DiffusionModel, name: str, sampler: Sampler = PAIRS) -> tuple[torch.Tensor, int]:
