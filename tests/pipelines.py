@@ -14,7 +14,9 @@ import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
 
 WIDTH = 16
 TOKENS = 16
@@ -58,6 +60,15 @@ def conditions(name: str, count: int) -> tuple[Any, ...] | None:
     """One for each image, all different."""
     kind = KINDS[name].conditioning
     return {"text": ("a cat", "dogs", "an owl")[:count], "class": (2, 0, 1)[:count], "none": None}[kind]
+
+
+@functools.cache
+def first_call(name: str) -> Call:
+    """What the network is asked at the first of two steps, for two images."""
+    asked = model(name)
+    with recording(asked) as calls:
+        asked.generate([3, 7], conditions(name, 2), Sampler("own", None, 2))
+    return calls[0]
 
 
 def folder(name: str, root: Path) -> Path:

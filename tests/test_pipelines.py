@@ -68,12 +68,10 @@ def counted(network: nn.Module, call: Any) -> int:
 
 @pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_macs_are_those_of_torchs_own_counter(name: str) -> None:
-    model = pipelines.model(name)
-    with recording(model) as calls:
-        model.generate([3, 4], pipelines.conditions(name, 2), Sampler("own", None, 2))
+    model, first = pipelines.model(name), pipelines.first_call(name)
 
     def call() -> Any:
-        return model.predict(calls[0].x, calls[0].t, calls[0].cond)
+        return model.predict(first.x, first.t, first.cond)
 
     assert counted(model.denoiser, call) == pytest.approx(torchs_own_count(call), rel=TOLERANCE)
 
@@ -89,10 +87,7 @@ def test_functional_attention_of_classifiers_is_counted(name: str, gmacs: float)
 
 @pytest.mark.parametrize("name", pipelines.params(pipelines.KINDS))
 def test_opened_attention_draws_the_same_with_every_product_in_a_module(name: str) -> None:
-    model = pipelines.model(name)
-    with recording(model) as calls:
-        model.generate([3, 4], pipelines.conditions(name, 2), Sampler("own", None, 2))
-    call = calls[0]
+    model, call = pipelines.model(name), pipelines.first_call(name)
     plain, before = _call(model, call)
     paths = explicit_attention(model.denoiser)
     opened, after = _call(model, call)

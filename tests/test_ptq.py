@@ -67,7 +67,7 @@ def test_every_kind_of_model_is_quantised_whole_and_says_so(kind: str) -> None:
     build, cond = MODELS[kind]
     model = build()
     calls = recorded(model, **cond)
-    method = ptq(weight_bits=4, activation_bits=4)
+    method = ptq(weight_bits=4, activation_bits=4, **UNSEARCHED)
     student, _ = compressed(model, method, calls)
     proof = method.fired(student)
     assert proof["share_of_layers"] == proof["share_of_weights"] == 1.0

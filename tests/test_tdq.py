@@ -193,6 +193,9 @@ def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
     assert float(source.last.bias.grad) == pytest.approx(by_hand * float(slope), abs=1e-5)
 
 
+SEARCH = SearchSettings(candidates=20).named("mse")
+
+
 def spreading(steps: int = 100, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
     """Time steps, and A(t) ~ N(centre sigma(t), sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
     t = torch.linspace(0, 999, steps).round()
@@ -206,7 +209,7 @@ def fit(source: Generated, grid: Grid, t: Tensor, samples: Samples, *, relative:
     source.context.remember(t)
     quantizer = Quantizer(grid, source=source)
     settings = GeneratorFit("fitted", 500 if relative else 1000, 1e-3, relative, 0.2)
-    GeneratedInterval(settings, 0).fit({"q": quantizer}, {"q": samples}, SearchSettings().named("mse"))
+    GeneratedInterval(settings, 0).fit({"q": quantizer}, {"q": samples}, SEARCH)
     return quantizer
 
 
@@ -259,8 +262,7 @@ def test_on_an_affine_grid_scale_and_zero_point_follow_the_time() -> None:
         rounded = fake_quantize(values, step.expand(50)[:, None], zero_point.expand(50)[:, None], grid)
         return float(((rounded - values).square().mean(1) / sigma(t).square()).mean())
 
-    search = SearchSettings().named("mse")
-    best, static = error(*search.fit(samples, grid)), error(*search.fit(samples.pooled(1), grid))
+    best, static = error(*SEARCH.fit(samples, grid)), error(*SEARCH.fit(samples.pooled(1), grid))
     assert error(*source.at(t)) <= 1.05 * best
     assert static > 1.25 * best
     zeros = source.at(t)[1]
@@ -436,7 +438,7 @@ def test_a_wrong_request_names_its_key(changes: dict[str, object], key: str) -> 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, dict[str, Tensor], Quantize, object]:
     """A few steps of QAT through Lightning."""
-    overrides = ["trainer.max_steps=6", "trainer.progress=false", "trainer.checkpoint_every=0", "data.batch_size=8"]
+    overrides = ["trainer.max_steps=3", "trainer.progress=false", "trainer.checkpoint_every=0", "data.batch_size=8"]
     config = Composer("config").compose(overrides)
     trainer, data = construct(config.trainer, "trainer"), construct(config.data, "data")
     model, tdq, learners = (

@@ -60,8 +60,8 @@ def trainer(**changes: Any) -> Trainer:
     return Trainer(**(values | changes))
 
 
-def digits() -> Digits:
-    return Digits(held_out=0.2, split_seed=0, batch_size=32, seed=0, workers=0, flip=True)
+def digits(held_out: float = 0.2) -> Digits:
+    return Digits(held_out=held_out, split_seed=0, batch_size=32, seed=0, workers=0, flip=True)
 
 
 def unet(**options: Any) -> UNet2DModel:
@@ -106,12 +106,12 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, run: Trainer, learner: Learner,
     callbacks = Trainer._callbacks
     monkeypatch.setattr(Trainer, "_callbacks", lambda *args: [*callbacks(*args), Interrupt(step)])
     with pytest.raises(RuntimeError, match="power cut"):
-        run.fit(learner, folder, data=digits())
+        run.fit(learner, folder, data=digits(held_out=0.05))
     monkeypatch.setattr(Trainer, "_callbacks", callbacks)
 
 
 def held_out_loss(learner: Learner) -> float:
-    batch = digits().held_out[:200]
+    batch = digits().held_out[:100]
     with torch.no_grad():
         return float(learner.loss(batch, generator_of(0, 0)))
 
@@ -139,9 +139,9 @@ def test_a_training_cut_off_in_the_middle_goes_on_as_if_it_had_not_been(
 ) -> None:
     whole, cut, resumed = denoising(dropout=0.1), denoising(dropout=0.1), denoising(dropout=0.1)
     run = trainer(max_steps=7, checkpoint_every=2, validate_every=3)
-    run.fit(whole, tmp_path / "whole", data=digits())
+    run.fit(whole, tmp_path / "whole", data=digits(held_out=0.05))
     interrupted(monkeypatch, run, cut, tmp_path / "cut", step=5)
-    run.fit(resumed, tmp_path / "cut", data=digits(), ckpt_path="last")
+    run.fit(resumed, tmp_path / "cut", data=digits(held_out=0.05), ckpt_path="last")
     assert resumed.global_step == whole.global_step == 7
     for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -200,8 +200,8 @@ def test_a_classifier_learns_digits_in_seconds(tmp_path: Path) -> None:
 
 def test_validation_looks_at_the_average_and_leaves_the_weights_alone(tmp_path: Path) -> None:
     looked, plain = denoising(), denoising()
-    trainer(max_steps=4, validate_every=2).fit(looked, tmp_path / "a", data=digits())
-    trainer(max_steps=4, validate_every=0).fit(plain, tmp_path / "b", data=digits())
+    trainer(max_steps=4, validate_every=2).fit(looked, tmp_path / "a", data=digits(held_out=0.05))
+    trainer(max_steps=4, validate_every=0).fit(plain, tmp_path / "b", data=digits(held_out=0.05))
     assert torch.equal(looked.network.conv_in.weight, plain.network.conv_in.weight)
     assert "held_out/loss" in looked.trainer.callback_metrics
 

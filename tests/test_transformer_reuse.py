@@ -11,7 +11,6 @@ import torch
 import pipelines
 from parediff.cost import counting
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.cuts import cuts_of
@@ -54,10 +53,7 @@ def test_a_recalled_call_gives_what_was_kept_on_the_same_input(name: str, blocks
     """Reuse at the keyframe's own input is exact, and none of the kept layers runs."""
     if name == "stable_cascade" and blocks != "parts":
         pytest.skip("its blocks are refused as a whole")
-    model = pipelines.model(name)
-    with recording(model) as calls:
-        model.generate([3, 7], pipelines.conditions(name, 2), Sampler("own", None, 2))
-    call = calls[0]
+    model, call = pipelines.model(name), pipelines.first_call(name)
     cuts = cuts_of(model.denoiser, **EVERYTHING, blocks=blocks)
     kept, full, first = _under(model, call, cuts, [None] * len(cuts), recall=False)
     _, part, again = _under(model, call, cuts, kept, recall=True)
@@ -84,20 +80,18 @@ def test_what_only_kept_parts_read_is_left_out_and_changes_nothing(
     name: str, alive: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With everything recalled, and with one kind of part computed: the same output for another input."""
-    model = pipelines.model(name)
-    with recording(model) as calls:
-        model.generate([3, 7], pipelines.conditions(name, 2), Sampler("own", None, 2))
+    model, call = pipelines.model(name), pipelines.first_call(name)
     outputs, costs = [], []
-    fresh = torch.randn(calls[0].x.shape, generator=torch.Generator().manual_seed(0))
+    fresh = torch.randn(call.x.shape, generator=torch.Generator().manual_seed(0))
     for leave_out in (True, False):
         if not leave_out:
             monkeypatch.setattr(Unread, "by", lambda *_: [])
         cuts = cuts_of(model.denoiser, **EVERYTHING)
-        kept, _, _ = _under(model, calls[0], cuts, [None] * len(cuts), recall=False)
+        kept, _, _ = _under(model, call, cuts, [None] * len(cuts), recall=False)
         fill(cuts, kept)
         changes = [change for cut in cuts for change in (cut.keep if cut.kind == alive else cut.recall)]
         with torch.no_grad(), counting(model.denoiser) as counter, standing_in(changes):
-            outputs.append(model.predict(fresh, calls[0].t, calls[0].cond))
+            outputs.append(model.predict(fresh, call.t, call.cond))
         tensors_of(cuts)
         costs.append(counter.macs)
     assert torch.allclose(*outputs, atol=1e-5, rtol=1e-4)
