@@ -163,7 +163,7 @@ def test_a_growing_penalty_closes_gates(tmp_path: Path) -> None:
     model = tiny.unconditional_model()
     counts = []
     for penalty in (0.0, 10.0):
-        student = learned(model, auto_fr(penalty=penalty), tmp_path / str(penalty))
+        student = learned(model, auto_fr(penalty=penalty, learning_rate=0.1), tmp_path / str(penalty), steps=2)
         counts.append(len(auto_fr().fired(student)["keyframes"][0]))
     assert counts[0] == STEPS
     assert counts[1] == 1

@@ -270,7 +270,7 @@ def full_and_reuse(name: str) -> Any:
     ("name", "found", "full", "reuse"),
     [
         ("cifar", (22, 6), 6.222, 2.902),
-        ("ldm4", (22, 16), 104.227, 35.666),
+        pytest.param("ldm4", (22, 16), 104.227, 35.666, marks=pytest.mark.slow),  # of the same blocks as sd
         ("sd", (22, 16), 401.637, 109.174),
     ],
 )
@@ -286,7 +286,7 @@ def test_the_cifar_unet_without_attention_products_costs_what_is_published() -> 
 
 
 @pytest.mark.parametrize(
-    ("mlps", "live"), [(False, 76.34), (True, 0.0928)]
+    ("mlps", "live"), [pytest.param(False, 76.34, marks=pytest.mark.slow), (True, 0.0928)]
 )  # 0.241 in the paper, which computes adaLN rows that nobody reads
 def test_dit_with_its_attention_and_mlps_reused_costs_what_is_published(mlps: bool, live: float) -> None:
     denoiser = reusing.dit_xl()
@@ -332,7 +332,9 @@ def test_stable_diffusion_at_fifty_steps_costs_the_published_average() -> None:
     assert (keys * without[0] + calls * without[1]) / 50e9 == pytest.approx(199.9, rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "mebibytes"), [("cifar", 5.4), ("ldm4", 38.7), ("sd", 90.0)])
+@pytest.mark.parametrize(
+    ("name", "mebibytes"), [("cifar", 5.4), pytest.param("ldm4", 38.7, marks=pytest.mark.slow), ("sd", 90.0)]
+)
 def test_what_is_kept_takes_the_published_memory(name: str, mebibytes: float) -> None:
     network, inputs, cond = PUBLISHED[name]
     denoiser = network()

@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[Callable[[], DiffusionModel], Sequence[Any] | None]] = {
 def sampler(name: str, **changes: Any) -> Sampler:
     node = yaml.safe_load((shipped("conf") / "sampler" / f"{name}.yaml").read_text())
     node.pop("_target_")
-    return Sampler(**(node | {"steps": 4} | changes))
+    return Sampler(**(node | {"steps": 3} | changes))
 
 
 GUIDED = ("class_guided", "dit_guided", "text_guided")

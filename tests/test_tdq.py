@@ -196,7 +196,7 @@ def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
 SEARCH = SearchSettings(candidates=20).named("mse")
 
 
-def spreading(steps: int = 100, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
+def spreading(steps: int = 50, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
     """Time steps, and A(t) ~ N(centre sigma(t), sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
     t = torch.linspace(0, 999, steps).round()
     draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0)) + centre
