@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from parediff.config.compose import Composer
 from parediff.config.construct import construct
 
-QUICK_PTQ = ("methods.ptq.values=2048", "methods.ptq.weight_search=minmax", "methods.ptq.activation_search=minmax")
-"""For tests in which ptq has to round, and not to find the best intervals."""
+UNSEARCHED = {"weight_search": "minmax", "activation_search": "minmax"}
+"""For tests in which a method has to round, and not to find the best intervals: they span what was seen."""
+QUICK_PTQ = ("methods.ptq.values=2048", *(f"methods.ptq.{key}={value}" for key, value in UNSEARCHED.items()))
+"""The same on a command line."""
 
 
 def method_of(name: str, changes: Mapping[str, object], *overrides: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from composing import method_of
+from composing import UNSEARCHED, method_of
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.errors import RequestError
@@ -119,7 +119,7 @@ def test_calibration_that_leaves_out_steps_of_the_sampler_is_refused() -> None:
     with pytest.raises(RequestError, match=r"calibration.steps=3.*2 of the 5 ddim steps"):
         fitted(
             tiny.unconditional_model(),
-            method("per_step", unseen_steps="refuse", activation_search="minmax", weight_search="minmax"),
+            method("per_step", unseen_steps="refuse", **UNSEARCHED),
             dataclasses.replace(CALIBRATION, steps=3),
         )
 
@@ -134,7 +134,7 @@ def test_x12_saved_tables_draw_the_same_images(tmp_path: Any) -> None:
 @pytest.mark.parametrize("name", ["lsq", pytest.param("tdq", marks=pytest.mark.slow)])
 def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> None:
     model, again = tiny.unconditional_model(), tiny.unconditional_model()
-    chosen = method(name, learning="none", activation_search="minmax", weight_search="minmax")
+    chosen = method(name, learning="none", **UNSEARCHED)
     state = fitted(model, chosen)
     restore(again, {"m": chosen}, load_state(save(state, tmp_path)))
     assert torch.equal(again.generate((1, 2), None, tiny.DDIM), model.generate((1, 2), None, tiny.DDIM))
@@ -142,7 +142,7 @@ def test_x12_a_saved_model_draws_the_same_images(name: str, tmp_path: Any) -> No
 
 def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> None:
     model = tiny.unconditional_model()
-    chosen = method("per_step", recipe="paper", attention="same", activation_search="minmax", weight_search="minmax")
+    chosen = method("per_step", recipe="paper", attention="same", **UNSEARCHED)
     fitted(model, chosen)
     proof = chosen.fired(model)
     json.dumps(proof, allow_nan=False)
@@ -160,7 +160,7 @@ def test_fired_tells_bits_grid_and_the_interval_over_time_of_every_layer() -> No
 def test_signal_to_noise_finds_the_layer_that_makes_the_error() -> None:
     """One layer at 2 bits among layers at 8 has by far the lowest ratio of its own."""
     model, teacher = tiny.unconditional_model(), tiny.unconditional_model()
-    eight = {"weight_bits": 8, "activation_bits": 8, "activation_search": "minmax", "weight_search": "minmax"}
+    eight = {"weight_bits": 8, "activation_bits": 8, **UNSEARCHED}
     fitted(model, method("lsq", learning="none", **eight))
     bad = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
     coarse = Quantizer(Grid(2, "symmetric"))

@@ -16,7 +16,7 @@ from diffusers import DDPMPipeline
 from torch import Tensor
 
 import tiny
-from composing import method_of
+from composing import UNSEARCHED, method_of
 from parediff.errors import RequestError
 from parediff.methods.quantize import Quantize
 from parediff.models.diffusion.door import Call
@@ -31,9 +31,6 @@ from parediff.quantization.quantizer import Quantizer
 def ptq(**changes: Any) -> Quantize:
     """The shipped settings, changed; fewer samples and candidates, for speed."""
     return method_of("ptq", {"values": 2048, "search.candidates": 8, "sampler": None} | changes)
-
-
-UNSEARCHED = {"weight_search": "minmax", "activation_search": "minmax"}
 
 
 def no_training(*_: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from composing import method_of
+from composing import UNSEARCHED, method_of
 from parediff.atomic import write_atomically
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
@@ -27,7 +27,6 @@ from parediff.quantization.sources import PerStep, Static
 from parediff.quantization.time_context import find_time_context
 
 CALIBRATION = Uniform(10**9, 4, 4, 5)
-SMALL = {"values": 2048, "weight_search": "minmax", "activation_search": "minmax"}
 SETTINGS = {
     "ptq": {"weight_bits": 4},
     "tdq": {"weight_bits": 4, "generator.iterations": 20},
@@ -37,7 +36,7 @@ SETTINGS = {
 
 
 def method(name: str) -> Any:
-    return method_of(name, SMALL | SETTINGS[name], "sampler.steps=5")
+    return method_of(name, {"values": 2048, **UNSEARCHED, **SETTINGS[name]}, "sampler.steps=5")
 
 
 @cache

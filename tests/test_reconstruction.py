@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny
-from composing import method_of
+from composing import UNSEARCHED, method_of
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.errors import RequestError
@@ -22,7 +22,6 @@ from parediff.quantization.reconstruction import Reconstruction, Replay, distanc
 from parediff.quantization.rounding import RoundedQuantizer, inverse_rectified_sigmoid, rectified_sigmoid
 
 CALIBRATION = Uniform(10**9, 8, 8, 5)
-UNSEARCHED = {"weight_search": "minmax", "activation_search": "minmax"}
 ENOUGH = Uniform(10**9, 32, 32, 5)
 """As many rows as the method asks for: rounding learned from thirty of them fits those thirty."""
 

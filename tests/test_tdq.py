@@ -13,7 +13,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 import tiny
-from composing import method_of
+from composing import UNSEARCHED, method_of
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.config.compose import Composer
@@ -45,7 +45,7 @@ MODELS = {
 }
 
 
-SMALL = {"values": 2048, "weight_search": "minmax", "activation_search": "minmax", "generator.iterations": 10}
+SMALL = {"values": 2048, "generator.iterations": 10, **UNSEARCHED}
 """What is quantised matters here; how well an interval is searched is tested where the searches are."""
 SEARCHED = {"weight_search": "mse", "activation_search": "mse", "search.candidates": 8, "generator.iterations": 40}
 
@@ -196,7 +196,7 @@ def test_t7_the_steps_gradient_is_the_hand_formula() -> None:
 SEARCH = SearchSettings(candidates=20).named("mse")
 
 
-def spreading(steps: int = 50, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
+def spreading(steps: int = 100, *, width: int = 32768, centre: float = 0.0) -> tuple[Tensor, Samples]:
     """Time steps, and A(t) ~ N(centre sigma(t), sigma(t)^2), sigma(t) = 0.5 + t / 1000."""
     t = torch.linspace(0, 999, steps).round()
     draws = torch.randn(len(t), width, generator=torch.Generator().manual_seed(0)) + centre
