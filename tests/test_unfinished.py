@@ -28,12 +28,12 @@ class Cut(BaseException):
 
 
 @pytest.fixture
-def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def line(shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`parediff run` of eight images, two at a time."""
     monkeypatch.chdir(tmp_path)
     fixed = [
         "model=pipeline",
-        f"model.path={saved_model}",
+        f"model.path={shallow_model}",
         "metric=[psnr,ssim]",
         "tracker=none",
         "cost=[macs,bops,nfe]",
@@ -124,8 +124,10 @@ def test_methods_that_are_through_are_not_calibrated_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
     asked = [f"method=[{methods}]", "save=true"]
+    asked += [f"methods.{name}.search.candidates=8" for name in methods.split(",") if name in ("ptq", "lsq")]
     if "lsq" in methods:
-        asked += ["data=digits", "trainer.max_steps=2", "trainer.progress=false", "trainer.accelerator=cpu"]
+        asked += ["data=digits", "data.batch_size=8", "trainer.max_steps=2"]
+        asked += ["trainer.progress=false", "trainer.accelerator=cpu"]
     assert line("runs_dir=whole", *asked) == 0
     settle = Unfinished.settle
 
@@ -149,7 +151,8 @@ def test_methods_that_are_through_are_not_calibrated_again(
 def test_trajectories_that_are_recorded_are_not_recorded_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["method=[ptq]", "calibration.count=6", "calibration.batch_size=2", "save=true"]
+    asked = ["method=[ptq]", "methods.ptq.search.candidates=8", "save=true"]
+    asked += ["calibration.count=6", "calibration.batch_size=2"]
     assert line("runs_dir=whole", *asked) == 0
     with monkeypatch.context() as patched:
         counted(patched, 6)  # four batches of the baseline, two of three trajectories
