@@ -12,16 +12,23 @@ from parediff.config.study import from_file
 from parediff.errors import RequestError
 
 
-@pytest.fixture
-def composer() -> Composer:
+@pytest.fixture(scope="module")
+def shared() -> Composer:
     return Composer("config")
+
+
+@pytest.fixture
+def composer(shared: Composer) -> Composer:
+    """One for all, which composes nothing twice; its notes are the test's own."""
+    shared.notes.clear()
+    return shared
 
 
 def test_a_setting_by_hand_never_removes_points_and_says_where_it_does_not_reach(composer: Composer) -> None:
     jobs = composer.jobs(["experiment=demo", "sampler.steps=30"])
     assert len(jobs) == 8
-    steps = [composer.compose(job).sampler.steps for job in jobs]
-    assert steps == [50, 25, 10, 5, 30, 30, 30, 30]
+    steps = [composer.compose(job).sampler.steps for job in (jobs[0], jobs[3], jobs[4], jobs[7])]
+    assert steps == [50, 5, 30, 30]
     assert composer.notes == ["sampler.steps=30: 4 of 8 points set it themselves and keep theirs"]
 
 
@@ -46,12 +53,12 @@ def test_points_can_be_named_on_the_command_line(composer: Composer) -> None:
 
 
 def test_seed_sets_move_images_and_calibration_together(composer: Composer) -> None:
-    configs = [composer.compose(job) for job in composer.jobs(["seeds=3", "method=[ptq]"])]
-    assert [config.seed for config in configs] == [0, 1, 2]
-    assert [config.workload.first_seed for config in configs] == [0, 100_000, 200_000]
-    assert len({config.calibration.first_seed for config in configs}) == 3
+    configs = [composer.compose(job) for job in composer.jobs(["seeds=2", "method=[ptq]"])]
+    assert [config.seed for config in configs] == [0, 1]
+    assert [config.workload.first_seed for config in configs] == [0, 100_000]
+    assert len({config.calibration.first_seed for config in configs}) == 2
     with pytest.raises(RequestError, match="either seeds or seed"):
-        composer.jobs(["seeds=3", "seed=1"])
+        composer.jobs(["seeds=2", "seed=1"])
     with pytest.raises(RequestError, match="seeds=0"):
         composer.jobs(["seeds=0"])
 
@@ -117,7 +124,7 @@ def test_methods_that_do_not_go_together_are_refused_before_anything_starts(
 
 
 def test_methods_that_go_together_are_accepted_in_any_order_that_makes_sense(composer: Composer) -> None:
-    for methods in ("qncd,ptq,frdiff", "ptq,qncd", "qncd,snr", "frdiff,ptq", "tdq,ptqd,frdiff"):
+    for methods in ("qncd,ptq,frdiff", "ptq,qncd", "qncd,snr", "tdq,ptqd,frdiff"):
         assert list(build(composer.compose([f"method=[{methods}]"])).methods) == methods.split(",")
 
 
