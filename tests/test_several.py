@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,13 @@ def run(model: Path, root: Path, *overrides: str) -> record.Record:
     return found
 
 
-def test_images_and_numbers_do_not_depend_on_the_number_of_devices(shallow_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_images_and_numbers_do_not_depend_on_the_number_of_devices(
+    shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """A child of this process has everything imported; a spawned one is what a run begins."""
+    context = multiprocessing.get_context(begun)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
     method = ["method=[ptq,frdiff]", "methods.ptq.search.candidates=8"]
     alone = run(shallow_model, tmp_path / "one", *method)
     shared = run(shallow_model, tmp_path / "two", *method, "devices=2")
