@@ -77,14 +77,12 @@ def test_lines_of_fewer_steps_are_runs_of_the_study(composer: Composer) -> None:
 
 
 def test_bits_reach_every_method_that_has_them_unless_it_is_told_otherwise(composer: Composer) -> None:
-    (job,) = composer.jobs(["method=[ptq]", "bits=W4A8"])
-    config = composer.compose(job)
-    assert (config.methods.ptq.weight_bits, config.methods.ptq.activation_bits) == (4, 8)
     (job,) = composer.jobs(["method=[ptq]", "bits=W4A8", "methods.ptq.weight_bits=6"])
     assert composer.compose(job).methods.ptq.weight_bits == 6
     jobs = composer.jobs(["points=[['method=[ptq]','bits=W6A6'],['method=[frdiff]'],['method=[ptq]']]", "bits=W4A8"])
-    widths = [composer.compose(job).methods.get("ptq", {}).get("weight_bits") for job in jobs]
-    assert widths == [6, None, 4]
+    settings = [composer.compose(job).methods.get("ptq") for job in jobs]
+    widths = [found and (found.weight_bits, found.activation_bits) for found in settings]
+    assert widths == [(6, 6), None, (4, 8)]
     with pytest.raises(RequestError, match="bits=4: widths such as W4A8"):
         composer.jobs(["method=[ptq]", "bits=4"])
     with pytest.raises(RequestError, match="frdiff have none"):
