@@ -27,6 +27,7 @@ def composer(shared: Composer) -> Composer:
 def test_a_setting_by_hand_never_removes_points_and_says_where_it_does_not_reach(composer: Composer) -> None:
     jobs = composer.jobs(["experiment=demo", "sampler.steps=30"])
     assert len(jobs) == 8
+    assert ["sampler.steps=30" in job for job in jobs] == [False] * 4 + [True] * 4
     steps = [composer.compose(job).sampler.steps for job in (jobs[0], jobs[3], jobs[4], jobs[7])]
     assert steps == [50, 5, 30, 30]
     assert composer.notes == ["sampler.steps=30: 4 of 8 points set it themselves and keep theirs"]
