@@ -32,7 +32,7 @@ class Gaussian:
 
     @property
     def train(self) -> list[tuple[Tensor, int]]:
-        draws = 0.5 * torch.randn(2000, *self.image_shape, generator=torch.Generator().manual_seed(0))
+        draws = 0.5 * torch.randn(1100, *self.image_shape, generator=torch.Generator().manual_seed(0))
         return [(image, index % 3) for index, image in enumerate(draws)]
 
 
@@ -45,7 +45,7 @@ SOURCES = [
 
 
 def test_p1_time_steps_are_normal_before_and_piled_up_at_the_ends_after_clamping() -> None:
-    total, count = 250, 100_000
+    total, count = 250, 25_000
     draws = NDTC(0, count, 64, 0.4, 0.4).draw(range(count), total)
     error = 0.4 * total / count**0.5
     assert abs(float(draws.mean()) - 0.4 * total) < 3 * error
@@ -88,7 +88,7 @@ def test_p3_noised_data_has_the_variance_of_the_schedule() -> None:
         assert abs(float(torch.cat(parts).var()) / expected - 1) < 0.02
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: type(s).__name__)
 def test_p7_no_sample_is_dropped_whatever_the_batch(source: CalibrationSource, count: int) -> None:
     calls = list(dataclasses.replace(source, count=count).record(tiny.unconditional_model(), tiny.DDIM))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -36,13 +36,21 @@ DOORS = {
 }
 
 
-def imports_of(path: Path) -> Iterator[str]:
+def imports_of(path: Path) -> list[str]:
     """Dotted names a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return imported(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imported(text: str) -> list[str]:
+    """The same of what stands in a file; copies of the package hold what it holds."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def graph_of(source: Path) -> dict[str, set[str]]:

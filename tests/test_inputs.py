@@ -21,7 +21,7 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.models.diffusion.text import PromptStore
 
-OWN = Sampler("own", None, 3)
+OWN = Sampler("own", None, 2)
 
 
 def test_an_option_that_the_pipeline_does_not_take_is_refused_with_the_accepted_names() -> None:
@@ -94,7 +94,7 @@ def test_guidance_in_one_batch_in_two_calls_and_distilled() -> None:
         with recording(model) as calls:
             model.generate([1], pipelines.conditions(name, 1), OWN)
         calls_of[name] = [len(call.x) for call in calls]
-    assert calls_of == {"sd1": [2] * 3, "wan": [1] * 6, "flux": [1] * 3}
+    assert calls_of == {"sd1": [2] * 2, "wan": [1] * 4, "flux": [1] * 2}
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "flux", "z_image", "qwen_image", "wan"])

@@ -38,7 +38,7 @@ PROOF = {
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        running = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         yield running
         running.close()
 
@@ -70,9 +70,9 @@ def view(browser: Any, folder: Path) -> Iterator[Any]:
     yield from opened(browser, (folder / "index.html").as_uri())
 
 
-def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+def opened(browser: Any, address: str) -> Iterator[Any]:
     """A page of its own; a script's error, a dialog or an address outside fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, **options)
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page, trouble = context.new_page(), []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
@@ -289,17 +289,18 @@ CONTRASTS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_readable_and_nothing_is_cut_at_390_pixels(browser: Any, folder: Path, scheme: str) -> None:
-    for page in opened(browser, (folder / "index.html").as_uri(), color_scheme=scheme):
-        page.evaluate("parediff.open(0)")
-        page.wait_for_selector("#details a")
-        assert page.evaluate(CONTRASTS) == []
-        page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        title = page.locator("#axis-y-title")
-        assert title.evaluate("(e) => e.scrollWidth <= e.clientWidth")
-        assert "quality.fd_digits" in title.inner_text()
+def test_text_is_readable_and_nothing_is_cut_at_390_pixels(view: Any) -> None:
+    view.evaluate("parediff.open(0)")
+    view.wait_for_selector("#details a")
+    for scheme in ("light", "dark"):
+        view.emulate_media(color_scheme=scheme)
+        view.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        assert view.evaluate(CONTRASTS) == [], scheme
+    view.set_viewport_size({"width": 390, "height": 800})
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    title = view.locator("#axis-y-title")
+    assert title.evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    assert "quality.fd_digits" in title.inner_text()
 
 
 def test_one_file_opens_from_disk_with_details_and_pictures(browser: Any, runs: Path, tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def test_a_config_that_was_changed_is_read_anew(folder: Path) -> None:
 
 @pytest.mark.parametrize("named", [["--config-dir", "conf"], ["hydra.searchpath=[file://{folder}]"]])
 def test_a_folder_is_named_by_option_or_override_and_launched_runs_find_it(folder: Path, named: list[str]) -> None:
-    asked = ["method=[fold]", "metric=[psnr]", "tracker=none", "sampler.steps=2", "workload.count=4"]
+    asked = ["method=[fold]", "metric=[psnr]", "tracker=none", "sampler.steps=2", "reference.steps=3"]
     words = [entry.format(folder=folder) for entry in named]
-    assert main(["run", *asked, "workload.blocks=1", "cost=[size_bytes]", *words]) == 0
+    assert main(["run", *asked, "workload.count=4", "workload.blocks=1", "cost=[size_bytes]", *words]) == 0
     assert list(folder.parent.glob("runs/default/*/record.json"))
 
 

@@ -26,6 +26,7 @@ SPACE = {
     "methods.frdiff.interval": {"from": 2, "to": 3},
     "bits": {"choose": ["W4A4", "W8A8"], "when": ["ptq"]},
 }
+WITH_METHODS = {"method": [[], ["frdiff"]], "sampler.steps": [1, 2, 3]}
 
 
 class Draws:
@@ -82,8 +83,8 @@ def test_a_finished_run_is_found_again_in_the_space() -> None:
         ({"objectives": ["bops", "fid"]}, r"search\.objectives=fid: a cost or metric of the runs"),
         ({"sampler": "grid"}, r"search\.sampler=grid"),
         ({"constraints": {"bops": "few"}}, r"search\.constraints\.bops=few"),
-        ({"first": [{"method": []}]}, r"search\.first="),
-        ({"first": [{"method": [], "sampler.steps": 9}]}, r"search\.first\.sampler\.steps=9"),
+        ({"space": WITH_METHODS, "first": [{"method": []}]}, r"search\.first="),
+        ({"first": [{"sampler.steps": 9}]}, r"search\.first\.sampler\.steps=9"),
     ],
 )
 def test_a_wrong_search_is_refused_before_anything_runs(
@@ -95,13 +96,13 @@ def test_a_wrong_search_is_refused_before_anything_runs(
 
 
 @pytest.fixture
-def file(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def file(shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A search of a tiny model in a file; keys of its `search` part can be changed."""
     monkeypatch.chdir(tmp_path)
 
     def write(**changed: Any) -> Path:
         search: dict[str, Any] = {"objectives": ["cost.macs", "ssim"], "trials": 4, "sampler": "random"}
-        search |= {"space": {"method": [[], ["frdiff"]], "sampler.steps": [1, 2, 3]}} | changed
+        search |= {"space": {"sampler.steps": [1, 2, 3]}} | changed
         study = {
             "defaults": [
                 {"override /model": "pipeline"},
@@ -109,7 +110,7 @@ def file(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 {"override /tracker": "none"},
                 {"override /cost": ["macs", "bops", "nfe"]},
             ],
-            "model": {"path": str(saved_model)},
+            "model": {"path": str(shallow_model)},
             "study": "tiny",
             "workload": {"count": 4, "batch_size": 2, "blocks": 2},
             "reference": {"steps": 3},
@@ -138,7 +139,7 @@ def test_a_search_has_its_front_goes_on_and_never_runs_a_point_twice(
     file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     ran = counted(monkeypatch)
-    path = str(file(first=[{"method": [], "sampler.steps": 3}]))
+    path = str(file(first=[{"sampler.steps": 3}]))
     assert main(["search", path, "search.trials=2"]) == 0
     assert capsys.readouterr().out.strip().endswith("front.html")
     first = list(ran)
@@ -156,7 +157,7 @@ def test_a_search_has_its_front_goes_on_and_never_runs_a_point_twice(
 def test_records_of_other_studies_are_known_from_the_start(
     file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    path = str(file(space={"method": [[]], "sampler.steps": [2, 3]}))
+    path = str(file(space={"sampler.steps": [2, 3]}))
     assert main(["search", path, "search.trials=1", "study=other"]) == 0
     ran = counted(monkeypatch)
     assert main(["search", path, "search.trials=1", "search.warm_start=[runs/other]"]) == 0
@@ -165,8 +166,7 @@ def test_records_of_other_studies_are_known_from_the_start(
 
 
 def test_a_budget_stops_a_point_after_a_few_images(file: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
-    space = {"method": [[]], "sampler.steps": [3]}
-    path = str(file(space=space, few=2, constraints={"cost.nfe": 2}, trials=1))
+    path = str(file(space={"sampler.steps": [3]}, few=2, constraints={"cost.nfe": 2}, trials=1))
     assert main(["search", path]) == 1  # nothing to lay out: the only point was over its budget
     assert "over a constraint on 2 images" in capsys.readouterr().err
     assert [found.workload["count"] for found in records.find([tmp_path / "runs"]).records] == [2]
@@ -186,7 +186,7 @@ def test_a_point_is_beaten_where_another_is_better_in_everything_by_more_than_it
 def test_a_point_whose_process_was_lost_is_asked_for_again(
     file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    path = str(file(trials=1))
+    path = str(file(space=WITH_METHODS, trials=1))
     search = Search(asked(path, []), Composer("config"), print)
     with opened(search.folder, search.settings, search.directions, search._identity()) as (study, worker):
         trial = begun(study, search.folder, worker, 1)

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import tiny
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import build
 from parediff.results import record
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.unconditional_model().pipeline.save_pretrained(path)
-    return path
-
-
-def run(folder: Path, root: Path, *overrides: str) -> record.Record:
+def run(model: Path, root: Path, *overrides: str) -> record.Record:
     asked = [
         "model=pipeline",
-        f"model.path={folder}",
+        f"model.path={model}",
         "metric=[psnr,ssim]",
         "cost=[macs,bops,nfe,size_bytes]",
         "tracker=none",
-        "workload.count=7",
+        "workload.count=5",
         "workload.batch_size=2",
         "workload.blocks=2",
-        "sampler.steps=3",
+        "sampler.steps=2",
         "reference.steps=3",
         "calibration.count=2",
         f"runs_dir={root}",
@@ -43,10 +36,16 @@ def run(folder: Path, root: Path, *overrides: str) -> record.Record:
     return found
 
 
-def test_images_and_numbers_do_not_depend_on_the_number_of_devices(folder: Path, tmp_path: Path) -> None:
-    method = "method=[ptq,frdiff]"
-    alone = run(folder, tmp_path / "one", method)
-    shared = run(folder, tmp_path / "two", method, "devices=2")
+@pytest.mark.parametrize("begun", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_images_and_numbers_do_not_depend_on_the_number_of_devices(
+    shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """A child of this process has everything imported; a spawned one is what a run begins."""
+    context = multiprocessing.get_context(begun)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    method = ["method=[ptq,frdiff]", "methods.ptq.search.candidates=8"]
+    alone = run(shallow_model, tmp_path / "one", *method)
+    shared = run(shallow_model, tmp_path / "two", *method, "devices=2")
     told, same = (json.loads((one.folder / "record.json").read_text()) for one in (shared, alone))
     for key in ("quality", "fidelity", "stderr", "left_out", "protocol", "baseline", "cost"):
         assert told[key] == same[key], key

@@ -18,7 +18,7 @@ from parediff.models.tree import replace
 from parediff.pipeline.steps import LoadedModel
 from parediff.results import record as records
 
-FEW = {"workload__batch_size": 16, "workload__blocks": 2, "reference__steps": 4}
+FEW = {"workload__batch_size": 8, "workload__blocks": 2, "reference__steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,10 @@ def model(folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def scored(model: LoadedModel) -> parediff.Record:
-    small = parediff.compress(model, {"ptq": {"weight_bits": 4}}, steps=4, calibration__count=4)
-    scores = parediff.evaluate(small, count=16, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW)
-    assert scores.pictures.shape == (16, 1, 8, 8)
+    few = {"calibration__count": 4, "methods__ptq__search__candidates": 8}
+    small = parediff.compress(model, {"ptq": {"weight_bits": 4}}, steps=2, **few)
+    scores = parediff.evaluate(small, count=8, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW)
+    assert scores.pictures.shape == (8, 1, 8, 8)
     return parediff.make_record(scores)
 
 
@@ -73,7 +74,8 @@ def test_the_package_shows_about_a_dozen_names_and_imports_nothing_heavy_for_the
 
 
 def test_a_notebooks_record_equals_the_one_that_a_run_writes(scored: parediff.Record, folder: Path) -> None:
-    words = ["method=[ptq]", "methods.ptq.weight_bits=4", "sampler.steps=4", "calibration.count=4", "workload.count=16"]
+    words = ["method=[ptq]", "methods.ptq.weight_bits=4", "sampler.steps=2", "calibration.count=4", "workload.count=8"]
+    words += ["methods.ptq.search.candidates=8"]
     words += ["metric=[fd_digits,psnr]", "cost=[bops,size_bytes]", "tracker=none", f"runs_dir={folder}", "study=run"]
     words += [f"{key.replace('__', '.')}={value}" for key, value in FEW.items()]
     assert main(["run", *words]) == 0
@@ -89,7 +91,7 @@ def test_the_record_is_on_disk_where_commands_find_it(scored: parediff.Record, f
 
 def test_fewer_steps_and_a_method_share_a_front_that_can_be_drawn(model: LoadedModel, scored: parediff.Record) -> None:
     scores = parediff.evaluate(
-        model, steps=2, count=16, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW
+        model, steps=1, count=8, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW
     )
     line = parediff.make_record(scores)
     front = parediff.make_front([scored, line], x="bops", y="psnr")
@@ -106,14 +108,14 @@ def test_images_come_as_bytes_and_follow_their_seed(model: LoadedModel) -> None:
 
 def test_an_object_without_a_yaml_is_compressed_with_and_put_on_record(model: LoadedModel) -> None:
     own = parediff.compress(model, {"tenths": Tenths()}, steps=2)
-    scores = parediff.evaluate(own, count=4, workload__blocks=1, metrics=["psnr"], costs=["macs"])
+    scores = parediff.evaluate(own, count=4, workload__blocks=1, reference__steps=3, metrics=["psnr"], costs=["macs"])
     assert scores.record.methods == ["tenths"]
     assert scores.record.fired["tenths"]["layers"] > 0
     assert scores.record.config["methods"]["tenths"] == {"_target_": f"{__name__}.Tenths"}
 
 
 def test_methods_apply_in_the_order_given_whether_they_have_a_yaml_or_not(model: LoadedModel) -> None:
-    few = {"calibration__count": 2, "calibration__batch_size": 2}
+    few = {"calibration__count": 2, "calibration__batch_size": 2, "methods__ptq__search__candidates": 8}
     mixed = parediff.compress(model, {"tenths": Tenths(), "ptq": {"weight_bits": 8}}, steps=2, **few)
     assert list(mixed.methods) == ["tenths", "ptq"]
 

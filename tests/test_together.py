@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-import tiny
 from parediff.cli import main
 from parediff.errors import RequestError
 from parediff.models.finite import NotFinite
@@ -23,6 +22,7 @@ from parediff.pipeline import several
 from parediff.results import record
 from parediff.training.launched import Place, forget, place
 
+FORK = multiprocessing.get_context("fork")
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node0", "MASTER_PORT": "29400"}
 JOB = {"SLURM_JOB_ID": "70123", "SLURM_NODELIST": "gpu[07-08]", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}
 
@@ -47,6 +47,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def begun(words: list[str], environment: dict[str, str], told: Path) -> None:
+    """The command in a process of a launcher's; what it says goes to a file."""
+    os.environ.update(environment)
+    with told.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        sys.exit(main(words))
+
+
 def test_a_launchers_account_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT"):  # a training of this process may have left them
         monkeypatch.delenv(name, raising=False)
@@ -68,32 +75,33 @@ def test_a_launchers_account_says_which_process_this_is(monkeypatch: pytest.Monk
     assert not {*TORCHRUN, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
 
 
-def test_two_machines_share_one_run_and_its_numbers_are_those_of_one_process(tmp_path: Path) -> None:
-    model = tmp_path / "tiny"
-    tiny.unconditional_model().pipeline.save_pretrained(model)
+def test_two_machines_share_one_run_and_its_numbers_are_those_of_one_process(
+    shallow_model: Path, tmp_path: Path
+) -> None:
     asked = [
         "model=pipeline",
-        f"model.path={model}",
+        f"model.path={shallow_model}",
         "method=[ptq,frdiff]",
+        "methods.ptq.search.candidates=8",
         "metric=[psnr,ssim]",
         "cost=[macs,bops,nfe,size_bytes]",
         "tracker=none",
-        "workload.count=9",
+        "workload.count=5",
         "workload.batch_size=2",
-        "workload.blocks=3",
-        "sampler.steps=3",
+        "workload.blocks=2",
+        "sampler.steps=2",
         "reference.steps=3",
         "calibration.count=2",
     ]
     assert main(["run", *asked, f"runs_dir={tmp_path / 'one'}"]) == 0
     shared = ["run", *asked, f"runs_dir={tmp_path / 'two'}"]
-    before, port = dict(os.environ), free_port()
-    command = [sys.executable, "-m", "parediff", *shared]
-    other = subprocess.Popen(command, env=before | slurm(1, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    port, told = free_port(), tmp_path / "told"
+    other = FORK.Process(target=begun, args=(shared, slurm(1, port), told))
+    other.start()
     os.environ.update(slurm(0, port))
     assert main(shared) == 0
-    told, _ = other.communicate(timeout=60)
-    assert (other.returncode, told) == (0, b""), told
+    other.join(60)
+    assert (other.exitcode, told.read_text()) == (0, "")
     (one,), (two,) = (record.find([tmp_path / name]).records for name in ("one", "two"))
     for part in ("quality", "fidelity", "stderr", "left_out", "protocol", "baseline", "cost"):
         assert getattr(one, part) == getattr(two, part), part

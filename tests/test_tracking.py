@@ -59,6 +59,7 @@ FRONT = {
 }
 CONFIG = {"model": {"name": "ddpm_digits"}, "seed": 7}
 KEY = "0123456789abcdef0123456789abcdef01234567"  # nobody's
+TWICE = ("first=auto", "second=auto")
 
 
 def tracker(folder: Path, mode: str = "offline", **options: Any) -> WandbTracker:
@@ -278,18 +279,18 @@ def test_importing_the_tracker_does_not_import_wandb() -> None:
 
 # Against a server: in a process of its own, because W&B reads its address once.
 
-TWO_RUNS = f"""
+RUNS = f"""
 import json, sys
 from pathlib import Path
 from parediff.tracking import WandbTracker
-folder, timeout, mode = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+folder, timeout = Path(sys.argv[1]), float(sys.argv[2])
 problems = []
-for name in ("first", "second"):
+for name, mode in (entry.split("=") for entry in sys.argv[3:]):
     tracker = WandbTracker(mode, "parediff", None, str(folder), timeout, 20.0)
     tracker.start({CONFIG!r}, "digits", "run", name)
     tracker.log_record({RECORD!r}, None)
     tracker.finish()
-    problems += tracker.problems
+    problems.append(tracker.problems)
 print(json.dumps(problems))
 """
 
@@ -301,9 +302,9 @@ def environment(home: Path, url: str, key: str | None = KEY) -> dict[str, str]:
     return kept | own | ({"WANDB_API_KEY": key} if key else {})
 
 
-def run_twice(folder: Path, env: dict[str, str], timeout: float = 20, mode: str = "auto") -> list[str]:
-    """What went wrong in two runs of one process."""
-    command = [sys.executable, "-c", TWO_RUNS, str(folder), str(timeout), mode]
+def run_each(folder: Path, env: dict[str, str], *runs: str, timeout: float = 20) -> list[list[str]]:
+    """What went wrong in each of several runs of one process, each `name=mode`."""
+    command = [sys.executable, "-c", RUNS, str(folder), str(timeout), *runs]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -335,29 +336,28 @@ def closed_port() -> str:
 
 def test_an_unreachable_server_costs_one_short_wait_and_the_runs_are_kept_offline(tmp_path: Path) -> None:
     start = time.perf_counter()
-    problems = run_twice(tmp_path, environment(tmp_path, closed_port()), timeout=1)
+    of_first, of_second = run_each(tmp_path, environment(tmp_path, closed_port()), *TWICE, timeout=1)
     assert time.perf_counter() - start < 40
-    assert len(problems) == 1, problems  # asked once, not for every run
-    assert "going on offline" in problems[0]
-    assert f"parediff sync {tmp_path}" in problems[0]
+    (problem,) = of_first + of_second  # asked once, not for every run
+    assert "going on offline" in problem
+    assert f"parediff sync {tmp_path}" in problem
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert sorted(read_run(file)["about"].display_name for file in files) == ["first", "second"]
     assert all(read_run(file)["summary"]["quality/fd_digits"] == 5.5 for file in files)
 
 
-def test_without_an_account_auto_is_offline_without_a_word(tmp_path: Path) -> None:
-    assert run_twice(tmp_path, environment(tmp_path, closed_port(), key=None)) == []
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
-
-
-def test_online_without_an_account_says_so_and_goes_on_offline(tmp_path: Path) -> None:
-    (problem,) = run_twice(tmp_path, environment(tmp_path, closed_port(), key=None), mode="online")
+def test_without_an_account_auto_is_offline_without_a_word_and_online_says_so_once(tmp_path: Path) -> None:
+    asked = [*TWICE, "third=online", "fourth=online"]
+    of_auto, of_auto_again, *of_online = run_each(tmp_path, environment(tmp_path, closed_port(), key=None), *asked)
+    assert of_auto == of_auto_again == []
+    ((problem,), nothing) = of_online
     assert "no account is configured" in problem
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+    assert nothing == []
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 4
 
 
 def test_with_an_account_auto_is_online_and_leaves_nothing_to_upload(tmp_path: Path, server: Server) -> None:
-    assert run_twice(tmp_path, environment(tmp_path, server.url)) == []
+    assert run_each(tmp_path, environment(tmp_path, server.url), *TWICE) == [[], []]
     assert sorted(run["displayName"] for run in server.runs.values()) == ["first", "second"]
     assert all(r"\"quality/fd_digits\":5.5" in stream for stream in server.streams.values())
     assert sync([tmp_path]).failed == {}

@@ -28,12 +28,12 @@ class Cut(BaseException):
 
 
 @pytest.fixture
-def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def line(shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`parediff run` of eight images, two at a time."""
     monkeypatch.chdir(tmp_path)
     fixed = [
         "model=pipeline",
-        f"model.path={saved_model}",
+        f"model.path={shallow_model}",
         "metric=[psnr,ssim]",
         "tracker=none",
         "cost=[macs,bops,nfe]",
@@ -123,9 +123,11 @@ def test_blocks_of_another_machine_are_dropped(tmp_path: Path) -> None:
 def test_methods_that_are_through_are_not_calibrated_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
-    asked = [f"method=[{methods}]", "save=true"]
+    asked = [f"method=[{methods}]", "workload.count=4", "save=true"]
+    asked += [f"methods.{name}.search.candidates=8" for name in methods.split(",") if name in ("ptq", "lsq")]
     if "lsq" in methods:
-        asked += ["data=digits", "trainer.max_steps=2", "trainer.progress=false", "trainer.accelerator=cpu"]
+        asked += ["data=digits", "data.batch_size=8", "trainer.max_steps=2"]
+        asked += ["trainer.progress=false", "trainer.accelerator=cpu"]
     assert line("runs_dir=whole", *asked) == 0
     settle = Unfinished.settle
 
@@ -149,16 +151,17 @@ def test_methods_that_are_through_are_not_calibrated_again(
 def test_trajectories_that_are_recorded_are_not_recorded_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["method=[ptq]", "calibration.count=6", "calibration.batch_size=2", "save=true"]
+    asked = ["method=[ptq]", "methods.ptq.search.candidates=8", "save=true"]
+    asked += ["workload.count=4", "calibration.count=6", "calibration.batch_size=2"]
     assert line("runs_dir=whole", *asked) == 0
     with monkeypatch.context() as patched:
-        counted(patched, 6)  # four batches of the baseline, two of three trajectories
+        counted(patched, 4)  # two batches of the baseline, two of three trajectories
         with pytest.raises(Cut):
             line("runs_dir=cut", *asked)
     with monkeypatch.context() as patched:
         drawn = counted(patched, None)
         assert line("runs_dir=cut", *asked) == 0
-    assert len(drawn) == 1 + 4
+    assert len(drawn) == 1 + 2
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
     kept, whole = (next((tmp_path / name).rglob("denoiser.safetensors")) for name in ("cut", "whole"))
     assert kept.read_bytes() == whole.read_bytes()

@@ -114,8 +114,12 @@ def configs_of(overrides: Sequence[str]) -> list[DictConfig]:
 
 def run(configs: Sequence[DictConfig], strike: Strike | None) -> int:
     """Every run of a study in a child, one after the other and silently; 1 where one failed."""
+    from parediff.config.request import build
     from parediff.pipeline.attempt import awaited
+    from parediff.pipeline.rehearsal import rehearse
     from parediff.results.progress import write_plan
+
+    rehearse(map(build, configs))  # so that no child imports anew what they need
 
     def work() -> int:
         silent = io.StringIO()

@@ -84,21 +84,23 @@ def _axis(axis: str, default: Any) -> Key:
 
 
 def _composed(group: str, option: str) -> tuple[Any, str]:
-    """The node of one option as it stands in a config, interpolations as they are, and its key."""
-    if group in PARTS:
-        return _plain("config", f"+{group}@part={option}")["part"], group
-    if group in SEVERAL:  # one composition shows them all
+    """The node of one option as it stands in a config, interpolations as they are, and its key.
+
+    One composition shows all options of a group; those of trainers have two nodes and are composed one by one.
+    """
+    if group in SEVERAL:
         every = _plain("config", f"{group}=[{','.join(options(group))}]")
         return every[KEYS[group]][option], f"{KEYS[group]}.{option}"
     if group == "trainer":
         plain = _plain("train", f"{group}={option}")
         return {name: plain[name] for name in ("trainer", "learner") if name in plain}, ""
-    return _plain("config", f"{group}={option}")[KEYS[group]], KEYS[group]
+    every = _plain("config", *(f"+{group}@parts.{name}={name}" for name in options(group)))
+    return every["parts"][option], group if group in PARTS else KEYS[group]
 
 
 @functools.lru_cache(maxsize=64)
-def _plain(primary: str, chosen: str) -> Any:
-    return OmegaConf.to_container(_composer(primary).compose([chosen]), resolve=False)
+def _plain(primary: str, *chosen: str) -> Any:
+    return OmegaConf.to_container(_composer(primary).compose(chosen), resolve=False)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from contextlib import suppress
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from parediff.config.catalogue import files
 from parediff.config.compose import Composer
@@ -24,26 +27,42 @@ METRICS = sorted(files("metric"))
 
 
 @pytest.fixture(scope="module")
-def composer() -> Composer:
-    return Composer("config")
+def every(weights: Path) -> list[DictConfig]:
+    """Requests of all metrics, composed once because that takes most of their time: for images, and for classes."""
+    asked = [f"metric=[{','.join(METRICS)}]", "method=[]", f"runs_dir={weights / 'runs'}"]
+    asked += [setting for name in METRICS for setting in smoke_of("metric", name)]
+    composer = Composer("config")
+    return [composer.compose(asked), composer.compose([*asked, "model=classifier_digits"])]
 
 
-def request_for(composer: Composer, name: str, weights: Path) -> Request:
+def request_for(every: list[DictConfig], name: str, weights: Path) -> Request:
     """A request whose task the metric can judge, with classes or prompts where it asks for them, on small networks."""
-    fixed = [f"metric=[{name}]", "method=[]", f"runs_dir={weights / 'runs'}", *smoke_of("metric", name)]
-    fixed += networks.overrides(composer.compose(fixed).metrics[name], f"metrics.{name}", weights)
-    for asked in ("workload.conditions=null", "workload.conditions=[0,1]", "workload.conditions=[a,b]"):
+    small = networks.overrides(every[0].metrics[name], f"metrics.{name}", weights)
+    images, classes = every
+    for composed, conditions in ((images, None), (images, [0, 1]), (images, ["a", "b"]), (classes, None)):
+        config = copy.deepcopy(composed)
+        config.metrics = {name: config.metrics[name]}
+        config.workload.conditions = conditions
+        for key, value in (entry.split("=", 1) for entry in small):
+            OmegaConf.update(config, key, yaml.safe_load(value))
         with suppress(RequestError):
-            return build(composer.compose([*fixed, asked]))
-    with suppress(RequestError):
-        return build(composer.compose([*fixed, "model=classifier_digits"]))
+            return build(config)
     raise AssertionError(f"{name} judges nothing that ships")
 
 
+@pytest.fixture(scope="module")
+def classified() -> list[Batch]:
+    """Four batches of a classifier's outputs."""
+    small = build(Composer("config").compose(["model=classifier_digits", "workload.count=32", "workload.batch_size=8"]))
+    return list(small.task.batches(small.model.load("cpu"), as_reference=True))
+
+
 @pytest.fixture(scope="module", params=METRICS)
-def judged(request: pytest.FixtureRequest, composer: Composer, weights: Path) -> tuple[str, Metric, list[Batch]]:
+def judged(
+    request: pytest.FixtureRequest, every: list[DictConfig], weights: Path, classified: list[Batch]
+) -> tuple[str, Metric, list[Batch]]:
     """A metric with four batches of outputs in two blocks."""
-    asked = request_for(composer, request.param, weights)
+    asked = request_for(every, request.param, weights)
     metric: Metric[Any] = next(iter(asked.metrics.values()))
     generator = torch.Generator().manual_seed(0)
     if metric.judges == "images":
@@ -52,8 +71,7 @@ def judged(request: pytest.FixtureRequest, composer: Composer, weights: Path) ->
         labels = (asked.workload.labels or (0, 1)) * 4
         batches = [Batch(range(8 * i, 8 * i + 8), images, labels, i // 2, images) for i, images in enumerate(drawn)]
     else:
-        small = build(composer.compose(["model=classifier_digits", "workload.count=32", "workload.batch_size=8"]))
-        batches = list(small.task.batches(small.model.load("cpu"), as_reference=True))
+        batches = classified
     return request.param, metric, batches
 
 
