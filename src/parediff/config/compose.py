@@ -131,16 +131,17 @@ class Composer:
         if unknown:
             key = unknown.group(1)
             value = next((o.partition("=")[2] for o in overrides if key_of(o) == key), "")
-            known = self.known_keys(key)
+            known = self.known_keys(key, overrides)
             if key.startswith("methods.") and key in known:
                 method = key.split(".")[1]
                 return RequestError(key, value, f"it belongs to a run with method=[{method}], and this run has none")
             return RequestError(key, value, f"no such key.{nearest(key, known)}")
         return RequestError("overrides", " ".join(overrides), f"not understood: {text[:300]}")
 
-    def known_keys(self, key: str) -> list[str]:
-        """Keys beside which `key` would stand, and the top-level ones."""
-        known = list(flat_keys(self.loader.load_configuration(self.primary, [], run_mode=RunMode.MULTIRUN)))
+    def known_keys(self, key: str, overrides: Sequence[str] = ()) -> list[str]:
+        """Keys beside which `key` would stand under the options that `overrides` choose, and the top-level ones."""
+        chosen = [entry for entry in overrides if options(key_of(entry))]
+        known = list(flat_keys(self.loader.load_configuration(self.primary, chosen, run_mode=RunMode.MULTIRUN)))
         if key.startswith("methods.") and key.count(".") >= 2:
             method = key.split(".")[1]
             known += self._method_keys(method)

@@ -70,7 +70,8 @@ def checked(config: DictConfig, kind: type[Kept] = Settings) -> tuple[dict[str, 
     for key in config:
         if key not in (*own, *GROUPS, *CHOICES):
             raise RequestError(str(key), _raw(config, str(key)), _unknown(str(key), [*own, *GROUPS]))
-    check_seed(config.get("seed"))
+    seed = config.get("seed")
+    check_seed(OmegaConf.to_object(seed) if OmegaConf.is_config(seed) else seed)
     values = resolved(config)
     try:
         settings = kind.of(values)
