@@ -128,7 +128,14 @@ def test_every_trainer_composes() -> None:
     assert all(composer.compose([override(*item)]) for item in OPTIONS if item[0] == "trainer")
 
 
-@pytest.mark.parametrize("name", experiment_files())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (number > 0))
+        for _, names in itertools.groupby(sorted(experiment_files()), lambda name: Path(name).parent)
+        for number, name in enumerate(names)
+    ],
+)
 def test_the_last_run_of_every_experiment_builds(composer: Composer, name: str) -> None:
     jobs = composer.jobs([f"experiment={name}", *(["model.random_weights=true"] if name in BROUGHT else [])])
     assert build(composer.compose(jobs[-1])).id
@@ -155,8 +162,9 @@ def test_the_catalogue_lists_what_the_folders_hold() -> None:
 
 
 def test_training_composes_for_every_model_that_has_an_architecture() -> None:
+    composer = Composer("train")
     for option in ("ddpm_digits", "classifier_digits", "unet_cifar10", "dit_cifar10"):
-        config = Composer("train").compose([f"model={option}"])
+        config = composer.compose([f"model={option}"])
         assert "_target_" in config.model.architecture
 
 

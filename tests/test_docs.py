@@ -147,6 +147,7 @@ def test_a_page_can_be_followed_to_the_end(page: Path, tmp_path: Path, monkeypat
     read(page, tmp_path, monkeypatch, slow=True)
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tiny
+from composing import QUICK_PTQ
 from parediff import atomic
 from parediff.cli import main
 from parediff.config.compose import Composer
@@ -196,7 +197,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(
 def test_a_kept_model_draws_the_same_images_bit_for_bit_and_can_be_compressed_further(
     line: Any, tmp_path: Path
 ) -> None:
-    assert line("method=[ptq]", "methods.ptq.weight_bits=6", "save=true", "study=first") == 0
+    assert line("method=[ptq]", *QUICK_PTQ, "methods.ptq.weight_bits=6", "save=true", "study=first") == 0
     (kept,) = records(tmp_path)
     again = [
         "model=compressed",
@@ -257,8 +258,9 @@ def test_changed_code_of_a_metric_or_method_is_measured_anew_and_says_so(
     assert len(list((tmp_path / "runs" / ".baselines").iterdir())) == 2
 
 
+@pytest.mark.usefixtures("baseline")
 def test_emulated_methods_report_no_seconds(line: Any, tmp_path: Path) -> None:
-    assert line("method=[ptq]", EVERY_COST) == 0
+    assert line("method=[ptq]", *QUICK_PTQ, EVERY_COST) == 0
     (found,) = records(tmp_path)
     assert found.cost["latency_s"] is None
     assert found.baseline["cost"]["latency_s"] is None
@@ -319,7 +321,7 @@ def test_a_method_that_shows_no_effect_fails_the_run(
     from parediff.methods.quantize import Quantize
 
     monkeypatch.setattr(Quantize, "fired", lambda *_: {})
-    assert line("method=[ptq]") == 1
+    assert line("method=[ptq]", *QUICK_PTQ) == 1
     assert "ptq shows no effect on" in " ".join(capsys.readouterr().err.split())
     assert [item.status for item in records(tmp_path)] == ["failed"]
 
