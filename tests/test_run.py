@@ -30,11 +30,11 @@ from parediff.results import record
 EVERY_COST = "cost=[macs,bops,nfe,size_bytes,peak_memory_bytes,latency_s]"
 
 
-def on(saved_model: Path, runs: Path) -> Any:
+def on(model: Path, runs: Path) -> Any:
     """`parediff run` on a tiny model, records below `runs`."""
     fixed = [
         "model=pipeline",
-        f"model.path={saved_model}",
+        f"model.path={model}",
         "metric=[psnr,ssim]",
         "tracker=none",
         "workload.count=6",
@@ -57,17 +57,17 @@ def on(saved_model: Path, runs: Path) -> Any:
 
 
 @pytest.fixture
-def line(saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def line(shallow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command, with a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return on(saved_model, tmp_path / "runs")
+    return on(shallow_model, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
-def once(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(shallow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one finished run and its baseline."""
     runs = tmp_path_factory.mktemp("once") / "runs"
-    assert on(saved_model, runs)() == 0
+    assert on(shallow_model, runs)() == 0
     return runs
 
 

@@ -26,8 +26,14 @@ def key_of(override: str) -> str:
 
 
 def of_all_runs(overrides: Sequence[str]) -> Overrides:
-    """Without the settings of methods: which of them a run has, its own point says."""
-    return [override for override in overrides if not key_of(override).startswith("methods.")]
+    """Without the settings of methods that are not chosen here: which of them a run has, its own point says."""
+    chosen = next((entry.partition("=")[2] for entry in reversed(overrides) if key_of(entry) == "method"), "")
+    names = re.findall(r"\w+", chosen)
+    return [entry for entry in overrides if not _is_of_another(key_of(entry), names)]
+
+
+def _is_of_another(key: str, methods: Sequence[str]) -> bool:
+    return key.startswith("methods.") and key.split(".")[1] not in methods
 
 
 @dataclass
