@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 import torch
 
 from parediff.errors import RequestError
-from parediff.metrics import clean
+from parediff.metrics import clean, inception
 from parediff.metrics.cosine import CosineSimilarity
-from parediff.metrics.dinov2 import MEAN, STD
+from parediff.metrics.dinov2 import MEAN, STD, Dinov2
 from parediff.metrics.extractors import check_photographs, coloured
-from parediff.metrics.inception_score import Predictions
+from parediff.metrics.inception_score import InceptionScore, Predictions
 from parediff.metrics.neighbours import Coverage, Density, Neighbourhood, Precision, Recall
 from parediff.metrics.reference import DataReference, PublishedStatistics
+from parediff.metrics.ssim import StructuralSimilarity
+from parediff.metrics.weights import WeightsFile
 from parediff.sampling.batch import Batch
 from test_metrics import Brightness, Noise, grey
 from test_neighbours import Known
@@ -86,6 +89,30 @@ def test_photographs_are_grey_or_of_three_colours(channels: int, taken: bool) ->
     known: Any = Inception()
     with contextlib.nullcontext() if taken else pytest.raises(RequestError):
         check_photographs(known, (channels, 8, 8))
+
+
+def test_images_that_are_no_photographs_are_refused_before_they_are_drawn() -> None:
+    score = InceptionScore(extractor=inception.Inception(path=None))
+    for check in (Dinov2(model="unused", path=None).check, functools.partial(score.check, None)):
+        with pytest.raises(RequestError, match="images of 1 or 3 channels are accepted, not 4"):
+            check((4, 8, 8))
+
+
+def test_weights_that_are_not_where_they_are_said_to_be_are_named(tmp_path: Path) -> None:
+    file = WeightsFile("weights.pth", "https://example.org/weights.pth")
+    with pytest.raises(RequestError, match=r"no such file; weights\.pth from https://example\.org/weights\.pth is"):
+        file.locate(str(tmp_path / "elsewhere.pth"))
+    (tmp_path / "here.pth").touch()
+    assert file.locate(str(tmp_path / "here.pth")) == tmp_path / "here.pth"
+
+
+@pytest.mark.parametrize(
+    ("side", "sigma", "width"), [(11, 1.5, 11), (10, 1.5, 11), (8, 1.0, 9), (9, 1.0, 9), (5, 0.5, 5)]
+)
+def test_a_window_of_ssim_lies_within_the_image(side: int, sigma: float, width: int) -> None:
+    metric = StructuralSimilarity(sigma=sigma)
+    with contextlib.nullcontext() if width <= side else pytest.raises(RequestError, match=f"is {width} wide"):
+        metric.check(None, (1, side, side))
 
 
 def test_grey_images_become_three_equal_colours_and_others_stay() -> None:

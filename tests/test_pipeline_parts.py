@@ -168,3 +168,16 @@ def test_a_study_grows_at_the_tracker_with_every_new_record(tmp_path: Path, monk
     with growth.growing(tracker, tmp_path, "demo", "bops", "fd_digits"):
         pass  # nothing new
     assert len(grown) == 1
+
+
+def test_a_run_takes_as_many_threads_as_it_is_told_and_else_those_there_are(tmp_path: Path) -> None:
+    from parediff.pipeline.run import prepared
+
+    before = torch.get_num_threads()
+    try:
+        for asked, taken in ((3, 3), (None, 3)):
+            request: Any = SimpleNamespace(config={"resume": True, "threads": asked}, folder=tmp_path)
+            prepared(request)
+            assert torch.get_num_threads() == taken
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import tiny
 from parediff.reuse.engine import FULL, Reuser, Step
-from parediff.reuse.replacements import Cell, Cut, Keep, Put, Recall
+from parediff.reuse.replacements import Cell, Cut, Keep, KeepTurns, Put, Recall, RecallTurns
 from reusing import by_hand
 
 REUSE = Step(frozenset())
@@ -85,3 +85,33 @@ def test_two_halves_of_a_guidance_hand_on_what_each_had_and_one_that_is_gone_kee
     both(x)
     both(x)
     assert not any(ref() for ref in former)
+
+
+def test_a_module_called_twice_gives_back_each_calls_own_outputs_in_their_order() -> None:
+    cell, keep = Cell(), nn.Identity()
+    first, second = torch.ones(2), (torch.zeros(3), None)
+    kept = [KeepTurns(cell, keep)(given) for given in (first, second)]
+    cell.turn = 0
+    recalled = [RecallTurns(cell)() for _ in kept]
+    assert recalled[0] is first
+    assert recalled[1] is second
+
+
+def test_a_gate_mixes_what_is_computed_with_what_was_kept_of_the_same_kind() -> None:
+    cell = Cell()
+    cell.put((torch.ones(2), None))
+    cell.gate = torch.tensor(0.25)
+    cell.put((torch.full((2,), 5.0), None))
+    assert torch.equal(cell.tensor[0], torch.full((2,), 2.0))
+    assert cell.tensor[1] is None
+    cell.tensor = torch.ones(2)  # one tensor before, a tuple now: nothing to mix with
+    cell.put((torch.full((2,), 5.0),))
+    assert torch.equal(cell.tensor[0], torch.full((2,), 5.0))
+
+
+def test_what_a_keyframe_left_is_let_go_as_soon_as_its_successor_is_there() -> None:
+    cell = Cell()
+    cell.spent = torch.ones(2)
+    former = weakref.ref(cell.spent)
+    cell.put(torch.zeros(2))
+    assert former() is None

@@ -97,3 +97,14 @@ def test_the_input_that_a_sampler_made_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(kind, "step", breaking)
     with pytest.raises(NotFinite, match=r"first at step 2 \(t = \d+\), in its input, which the sampler made"):
         next(images(model, Workload(first_seed=0, count=2, batch_size=2), tiny.DDIM))
+
+
+def test_a_run_that_was_cut_off_anywhere_draws_what_is_missing_in_its_place(tmp_path: Path) -> None:
+    model, whole = tiny.unconditional_model(), Workload(first_seed=0, count=4, batch_size=1)
+    expected = [batch.outputs for batch in images(model, whole, tiny.DDIM)]
+    for kept in (1, 2, 3):
+        blocks = Blocks(tmp_path / str(kept))
+        for row in (0, kept):
+            blocks.keep(range(row, row + 1), expected[row])
+        drawn = [batch.outputs for batch in images(model, whole, tiny.DDIM, blocks)]
+        assert all(map(torch.equal, drawn, expected)), kept
