@@ -134,6 +134,7 @@ def test_the_inception_score_agrees_with_torchmetrics_on_the_same_classes(incept
     for batch in pixels.split(5):
         own.update(batch)
     assert own.compute() == pytest.approx(float(theirs.compute()[0]), rel=1e-5)
+    assert own.fingerprint() == {"extractor": inception.fingerprint(), "splits": 1}
 
 
 def test_dinov2_is_transformers_class_token_behind_the_last_norm(tmp_path: Path) -> None:

@@ -196,7 +196,10 @@ def test_failed_runs_and_runs_without_a_value_are_named_not_dropped() -> None:
     assert "the rest of the trace" not in told
     assert f"({silent.id}): no quality.fd_digits" in told
     content = front.to_json()
-    assert (len(content["failed"]), len(content["left_out"])) == (1, 1)
+    (failed,) = content["failed"]
+    assert (failed["label"], failed["error"]) == ("ptq W2A2", front.failed[0][1])
+    assert failed["id"] == front.failed[0][0].id
+    assert len(content["left_out"]) == 1
 
 
 def test_not_a_number_is_no_value() -> None:

@@ -14,7 +14,7 @@ from parediff.reuse.context import Context, blank
 from parediff.reuse.cuts import cuts_of
 from parediff.reuse.engine import FULL, Step
 from parediff.reuse.mixing import Mixing
-from parediff.reuse.prediction import from_noise, to_noise
+from parediff.reuse.prediction import alpha_sigma, from_noise, to_noise
 from parediff.reuse.replacements import standing_in
 from parediff.reuse.schedules import Schedule, clustered, uniform
 from reusing import by_hand, frdiff
@@ -181,3 +181,15 @@ def test_only_tensors_that_will_be_read_are_kept() -> None:
         held.append((any(f is not None for f in context.features), context.noise is not None))
         run.advance()
     assert held == [(False, True), (False, True), (True, False), (True, False), (False, False)]
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 500.25, 998.0, 998.5, 999.0, 1200.0])
+def test_signal_and_noise_at_a_time_are_the_schedulers_and_those_between_lie_on_a_line_of_logarithms(t: float) -> None:
+    scheduler = tiny.scheduler()
+    ratios = ((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double()).sqrt().log().tolist()
+    alpha, sigma = (float(value) for value in alpha_sigma(scheduler, torch.tensor([t]), torch.zeros(1, 1, 8, 8)))
+    low = min(int(t), 999)
+    part = min(t, 999) - low
+    wanted = ratios[low] * (1 - part) + ratios[min(low + 1, 999)] * part
+    assert math.log(sigma / alpha) == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+    assert alpha**2 + sigma**2 == pytest.approx(1)

@@ -63,3 +63,10 @@ def test_calls_of_a_workload_are_all_that_reached_the_network() -> None:
     calls = list(sampling.calls(tiny.unconditional_model(), Workload(0, 3, 2), tiny.DDIM))
     assert [len(call.x) for call in calls] == [2] * 5 + [1] * 5
     assert [call.step for call in calls] == [0, 1, 2, 3, 4] * 2
+
+
+@pytest.mark.parametrize(("key", "value"), [("count", 2.5), ("first_seed", "zero"), ("batch_size", 0)])
+def test_a_wrong_kind_of_number_is_named(key: str, value: object) -> None:
+    asked: dict[str, object] = {"first_seed": 0, "count": 2, "batch_size": 2}
+    with pytest.raises(RequestError, match=f"^{key}="):
+        Workload(**(asked | {key: value}))  # type: ignore[arg-type]

