@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,37 @@ def test_published_statistics_are_known_by_name_and_file(published: Callable[...
     }
     assert told["file"]
     assert published(path=None).fingerprint() == {"statistics": "cifar10", "resolution": 32, "split": "train"}
+
+
+def test_published_features_are_taken_as_they_are_or_drawn_from(
+    published: Callable[..., PublishedStatistics], tmp_path: Path
+) -> None:
+    features = np.arange(12.0).reshape(6, 2)
+    np.savez(tmp_path / "kid.npz", feats=features)
+    known: Any = Inception()
+    own = published(path=str(tmp_path / "kid.npz"))
+    assert sorted(own.sample(known, 10, 0)[:, 0]) == features[:, 0].tolist()
+    drawn = own.sample(known, 3, 0)
+    assert drawn.shape == (3, 2)
+    assert {*drawn[:, 0]} < {*features[:, 0]}
+    assert np.array_equal(drawn, own.sample(known, 3, 0))
+
+
+def test_weights_are_fetched_once_and_those_with_another_digest_never_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    origin = tmp_path / "origin.bin"
+    origin.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    good = WeightsFile("good.pth", origin.as_uri(), digest[:8])
+    assert good.locate(None).read_bytes() == b"weights"
+    origin.unlink()
+    assert good.locate(None) == good.cached
+    origin.write_bytes(b"others")
+    with pytest.raises(RequestError, match=f"SHA-256 starts with {hashlib.sha256(b'others').hexdigest()[:8]}"):
+        WeightsFile("bad.pth", origin.as_uri(), digest[:8]).locate(None)
+    assert [path.name for path in good.cached.parent.iterdir()] == ["good.pth"]
 
 
 @pytest.mark.parametrize(("kind", "file"), [("FID", "cifar10_clean_train_32"), ("KID", "cifar10_clean_train_32_kid")])

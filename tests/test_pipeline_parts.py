@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from parediff.pipeline.rehearsal import rehearse
 from parediff.pipeline.saved import SavedRun
 from parediff.pipeline.unfinished import NAME as UNFINISHED
 from parediff.pipeline.unfinished import TRAINING, Unfinished
+from parediff.results.interruption import handled, put_off
 from parediff.results.progress import NAME as PROGRESS
 from parediff.results.record import write
 from synthetic import study
@@ -181,3 +184,12 @@ def test_a_run_takes_as_many_threads_as_it_is_told_and_else_those_there_are(tmp_
             assert torch.get_num_threads() == taken
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_signal_that_waits_is_heard_when_a_method_is_through(tmp_path: Path) -> None:
+    told: list[int] = []
+    with handled(lambda number, _: told.append(number), signal.SIGUSR2), put_off(signal.SIGUSR2):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert not told
+        Unfinished(tmp_path, "key").settle(0, {"weight": torch.ones(2)}, {})
+        assert told == [signal.SIGUSR2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parediff.models.diffusion.door import Call
-from parediff.quantization.reconstruction import Data, stratified
+from parediff.quantization.reconstruction import Data, rows_of, stratified
 from parediff.quantization.samples import Reservoir, Samples
 
 
@@ -55,3 +55,11 @@ def test_drawn_rows_are_single_images_with_their_time_and_condition() -> None:
     assert drawn.t.tolist() == [5, 5, 9, 9]
     assert drawn.x.flatten().tolist() == [5, 5, 9, 9]
     assert drawn.cond["class_labels"].tolist() == [5, 5, 9, 9]
+
+
+def test_some_rows_are_taken_of_what_has_one_for_each_sample_however_deep() -> None:
+    value = {"a": {"b": torch.arange(8).reshape(4, 2)}, "c": torch.arange(3), "d": "kept", "e": torch.tensor(1.0)}
+    taken = rows_of(value, slice(1, 3), 4)
+    assert taken["a"]["b"].tolist() == [[2, 3], [4, 5]]
+    assert taken["c"] is value["c"]
+    assert (taken["d"], float(taken["e"])) == ("kept", 1.0)

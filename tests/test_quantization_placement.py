@@ -356,3 +356,16 @@ def test_the_published_bit_operations_of_the_cifar10_unet_can_be_asked_for(
     assert products == 167_903_232
     giga = (operations + products * activations**2) / 1e9
     assert giga == pytest.approx(GIGA[ends, weights, activations], abs=0.005)
+
+
+def test_products_are_told_by_their_place_and_operand() -> None:
+    met: list[tuple[str, str]] = []
+
+    def make(slot: Any) -> Quantizer:
+        met.append((slot.path, slot.operand))
+        return Quantizer(slot.grid, axis=slot.axis, channels=slot.groups)
+
+    network = tiny.unet()
+    products = [path for path in place(network, rule(attention="same"), make) if path.endswith((".qk", ".pv"))]
+    assert products
+    assert [entry for entry in met if entry[0] in products] == [(path, name) for path in products for name in "ab"]

@@ -67,6 +67,10 @@ def test_every_shape_of_mixing_stays_between_jump_and_reuse() -> None:
 
 def test_the_clustered_schedule_is_deepcaches_complex_power() -> None:
     assert clustered(50, 5, 15, 1.4) == [0, 5, 9, 13, 17, 21, 26, 31, 37, 43]
+    assert clustered(10, 5, 0, 1.4)[0] == 0
+    for outside in (-1, 10):
+        with pytest.raises(RequestError, match=f"center={outside}: a step of the run, 0 to 9"):
+            clustered(10, 5, outside, 1.4)
     assert clustered(250, 20, 120, 1.4) == [0, 22, 42, 61, 80, 98, 115, 131, 149, 168, 187, 207, 228]
 
 

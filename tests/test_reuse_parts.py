@@ -16,8 +16,8 @@ from parediff.reuse.change import within_budget
 from parediff.reuse.engine import Reuse, Step, install
 from parediff.reuse.learned import Gates
 from parediff.reuse.mixing import Mixing
-from parediff.reuse.replacements import Cell
-from parediff.reuse.unread import GateRows, NoTokens, _rows
+from parediff.reuse.replacements import Cell, Put
+from parediff.reuse.unread import GateRows, NoTokens, Unread, _rows
 
 
 @pytest.mark.parametrize(("attention", "mlp"), itertools.product((False, True), repeat=2))
@@ -79,3 +79,16 @@ def test_two_methods_do_not_reuse_the_same_features() -> None:
     with pytest.raises(RequestError, match=r"\[first,second\]"):
         install(model, Reuse("second", reuse.find, reuse.plan))
     assert model.wrapper_factories == [reuse]
+
+
+@pytest.mark.parametrize(
+    ("part", "left"), [("attn", {"norm1", "norm1_context"}), ("ff", {"norm2"}), ("ff_context", {"norm2_context"})]
+)
+def test_each_part_of_a_joint_block_leaves_out_the_norms_that_it_alone_reads(part: str, left: set[str]) -> None:
+    from diffusers.models.attention import JointTransformerBlock
+
+    block = JointTransformerBlock(dim=8, num_attention_heads=2, attention_head_dim=4)
+    names = {id(module): name for name, module in block.named_modules()}
+    puts = [change for change in Unread.of(block).by(part) if isinstance(change, Put)]
+    empty = {f"{names[id(put.owner)]}.{put.name}".strip(".") for put in puts if isinstance(put.module, NoTokens)}
+    assert {place.removesuffix(".norm") for place in empty} == left

@@ -23,6 +23,7 @@ from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import build
 from parediff.errors import RequestError
+from parediff.pipeline.progress import Reporter
 from parediff.pipeline.saved import SavedRun
 from parediff.pipeline.statement import protocol_of
 from parediff.results import record
@@ -89,8 +90,14 @@ def records(tmp_path: Path) -> list[record.Record]:
     return record.find([tmp_path / "runs"]).records
 
 
-def test_a_run_writes_one_whole_record_and_says_where(line: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_run_writes_one_whole_record_and_says_where(
+    line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    stages: list[str] = []
+    stage = Reporter.stage
+    monkeypatch.setattr(Reporter, "stage", lambda self, name, *more: (stages.append(name), stage(self, name, *more)))
     assert line(EVERY_COST) == 0
+    assert [*dict.fromkeys(stages)] == ["load", "baseline", "baseline outputs", "evaluate", "cost", "track"]
     path = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert path.name == "record.json"
     found = record.read(path)

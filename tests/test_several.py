@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import build
+from parediff.pipeline import several as processes
 from parediff.results import record
 
 
@@ -75,3 +77,18 @@ def test_devices_that_cannot_be_used_are_refused(
     assert main(["run", "tracker=none", *overrides]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_several_devices_begins_a_process_for_each_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(processes, "_begun", lambda place, _: begun.append(place))
+    monkeypatch.setattr(processes, "Crew", lambda connections: SimpleNamespace(begin=lambda _: None, of=connections))
+    request: Any = SimpleNamespace(settings=SimpleNamespace(devices=3, device="cpu"))
+    with processes.several(request) as crew:
+        assert crew is not None
+        assert begun == [1, 2]
+    there: Any = object()
+    request.settings.devices = 1
+    with processes.joined([there]), processes.several(request) as crew:
+        assert crew.of == (there,)  # type: ignore[union-attr]
+        assert begun == [1, 2]

@@ -29,6 +29,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'why = " ".join(str(error).split())[:161] or type(error).__name__',
     ): DRAWN,
     (
+        "reuse/mixing.py",
+        "Mixing._raw",
+        '"off": lambda: 2.0,',
+    ): "weights above 1 are 1",
+    (
+        "correction/estimation.py",
+        "Estimator.__init__",
+        "self._place = (-2, 0)",
+    ): "a step that is none, whichever",
+    (
         "quantization/search.py",
         "_scored",
         "if (candidates >= 1):",
