@@ -12,7 +12,7 @@ import tiny
 from composing import QUICK_PTQ
 from parediff.config.compose import Composer
 from parediff.config.request import construct
-from parediff.correction.meter import StepError, decibels
+from parediff.correction.meter import Meter, StepError, decibels
 from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.methods.qncd import Qncd
@@ -98,6 +98,8 @@ def test_calls_that_come_from_no_run_are_read_too() -> None:
     table = Snr(modules=False).fired(student)
     assert table["step"] == [3]
     assert table["bias_before"] == table["bias_after"] == pytest.approx([0.25], abs=1e-5)
+    (meter,) = (factory for factory in student.wrapper_factories if isinstance(factory, Meter))
+    assert not meter.readings, "tensors of every call would stay"
 
 
 def test_probes_are_not_readings() -> None:

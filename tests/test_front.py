@@ -180,7 +180,7 @@ def test_different_protocols_never_share_a_front() -> None:
     fronts = build_fronts([*mine, other])
     assert [len(front.points) for front in fronts] == [2, 1]
     assert all(fronts[0].on_front)
-    with pytest.raises(RequestError, match="protocol"):
+    with pytest.raises(RequestError, match=f"^protocol=null: one of {mine[0].protocol}, other: only equal protocols"):
         build_front([*mine, other])
     assert build_front([*mine, other], protocol="oth").points[0].y == 1
     with pytest.raises(RequestError, match="one of"):
@@ -492,3 +492,10 @@ def test_a_part_of_another_class_is_told_by_its_name_and_the_settings_of_one_cla
     }
     told = ["noise", "zeroq · steps=200", "zeroq · steps=500", "ris"]
     assert told_apart(["ptq W4A4"] * 4, columns) == [f"ptq W4A4 · {entry}" for entry in told]
+
+
+@pytest.mark.parametrize(
+    ("widths", "told"), [({"weight_bits": 4}, "ptq 4 bit"), ({"weight_bits": 4, "activation_bits": 8}, "ptq W4A8")]
+)
+def test_a_label_says_the_widths_that_there_are(widths: dict[str, int], told: str) -> None:
+    assert labels([record({"ptq": widths})]) == [told]

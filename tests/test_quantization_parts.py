@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from parediff.models.diffusion.door import Call
+from parediff.quantization.grid import Grid
+from parediff.quantization.intervals import LearnedInterval
+from parediff.quantization.placement import Slot
 from parediff.quantization.reconstruction import Data, rows_of, stratified
 from parediff.quantization.samples import Reservoir, Samples
+from parediff.quantization.sources import Learned
 
 
 def test_an_offset_moves_values_and_every_range() -> None:
@@ -63,3 +67,16 @@ def test_some_rows_are_taken_of_what_has_one_for_each_sample_however_deep() -> N
     assert taken["a"]["b"].tolist() == [[2, 3], [4, 5]]
     assert taken["c"] is value["c"]
     assert (taken["d"], float(taken["e"])) == ("kept", 1.0)
+
+
+def test_a_learned_interval_is_a_parameter_whose_gradient_is_scaled_where_it_is_trained() -> None:
+    grid = Grid(4, "affine")
+    for trained, levels in ((True, grid.high), (False, None)):
+        source = LearnedInterval(trained=trained).source(Slot("conv", "input", grid), 0, None)
+        assert isinstance(source, Learned)
+        assert source.raw.requires_grad
+        assert source.zero is not None
+        assert (source.gradient_levels, source.batched) == (levels, True)
+    whole = LearnedInterval(trained=True).source(Slot("conv", "input", Grid(32)), 0, None)
+    assert isinstance(whole, Learned)
+    assert whole.gradient_levels is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,3 +93,19 @@ def test_a_run_on_several_devices_begins_a_process_for_each_further_one(monkeypa
     with processes.joined([there]), processes.several(request) as crew:
         assert crew.of == (there,)  # type: ignore[union-attr]
         assert begun == [1, 2]
+
+
+def test_a_process_that_ends_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but it holds the other end of its connection."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(processes, "serve", _ends_at_once)
+    with ExitStack() as stack:
+        connection = processes._begun(1, stack)
+        assert connection.poll(60)
+        with pytest.raises(EOFError):
+            connection.recv()
+
+
+def _ends_at_once(connection: Any, place: int) -> None:
+    connection.close()

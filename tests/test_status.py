@@ -15,7 +15,7 @@ from parediff.commands.status import status_command
 from parediff.errors import RequestError
 from parediff.pipeline.progress import Reporter, watching
 from parediff.results import record as records
-from parediff.results.progress import PLAN, Study, in_words, studies, write_plan
+from parediff.results.progress import PLAN, Study, duration, in_words, studies, write_plan
 from synthetic import study
 
 RUNS = {own.id: f"run {place} [ptq,ptqd]" for place, own in enumerate(study()[:6])}
@@ -98,3 +98,10 @@ def test_the_record_of_a_run_that_runs_again_does_not_count_as_failed(folder: Pa
     Reporter(folder / failed.id).stage("load")
     (own,) = studies([folder])
     assert (own.failed, len(own.running)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(1.26, "1.3 s"), (9.9, "9.9 s"), (10.2, "10 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")]
+)
+def test_a_duration_is_told_in_the_unit_that_a_reader_counts_in(seconds: float, told: str) -> None:
+    assert duration(seconds) == told

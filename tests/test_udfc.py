@@ -68,6 +68,22 @@ def test_what_does_not_commute_with_a_factor_or_is_read_twice_is_not_linked() ->
             h = self.activation(self.bn(self.conv(x)))
             return self.reader(h) + h if self.twice else self.reader(h)
 
+    class Pooled(nn.Module):
+        def __init__(self, *over: int) -> None:
+            super().__init__()
+            self.conv, self.bn, self.relu, self.linear = (
+                nn.Conv2d(1, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.Linear(4, 2),
+            )
+            self.over = over
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.relu(self.bn(self.conv(x))).mean(self.over))
+
+    assert all(len(links(Pooled(*over))) == 1 for over in ((2, 3), (-1, -2)))
+    assert links(Pooled(1, 2)) == []
     assert len(links(Twice(nn.ReLU(), 1, twice=False))) == 1
     for other in (Twice(nn.ReLU6(), 1, twice=False), Twice(nn.ReLU(), 4, twice=False), Twice(nn.ReLU(), 1, twice=True)):
         assert links(other) == []
