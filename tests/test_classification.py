@@ -119,6 +119,11 @@ def test_a_method_of_sampling_steps_is_refused_before_anything_starts() -> None:
             build(config)
 
 
+def test_robustness_says_what_decides_it() -> None:
+    told = NoiseRobustness(operand="weights", sigma=0.1, draws=2, seed=3).fingerprint()
+    assert told == {"operand": "weights", "sigma": 0.1, "draws": 2, "seed": 3}
+
+
 def test_robustness_of_a_diffusion_model_is_refused_before_anything_starts() -> None:
     with pytest.raises(RequestError, match="robustness_weights: a metric of images"):
         build(Composer("config").compose(["metric=[robustness_weights]"]))

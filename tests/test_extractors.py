@@ -273,3 +273,27 @@ def test_one_process_and_four_make_the_same_moments(inception: Inception) -> Non
         first = first.merge(part)
     np.testing.assert_allclose(first.mean, whole.mean, rtol=1e-10)
     np.testing.assert_allclose(first.scatter, whole.scatter, rtol=1e-10, atol=1e-10 * abs(whole.scatter).max())
+
+
+@pytest.mark.parametrize(("path", "source", "weights"), [(None, "ViT-B-32", "openai"), ("own", "local-dir:", None)])
+def test_clip_is_open_clips_by_name_or_what_lies_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None, source: str, weights: str | None
+) -> None:
+    import open_clip
+
+    asked: list[tuple[str, Any]] = []
+
+    def create(name: str, *, pretrained: str | None, require_pretrained: bool) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        assert require_pretrained
+        raise RuntimeError("nothing of that kind")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    monkeypatch.setattr(ClipScore, "_check_folder", lambda *_: None)
+    metric = ClipScore(model="ViT-B-32", pretrained="openai", path=path and str(tmp_path / path))
+    told = "no network of open_clip" if path else "ViT-B-32 with the weights 'openai' is neither in"
+    with pytest.raises(RequestError, match=told):
+        _ = metric.network
+    ((name, pretrained),) = asked
+    assert name.startswith(source)
+    assert pretrained == weights

@@ -499,3 +499,10 @@ def test_a_part_of_another_class_is_told_by_its_name_and_the_settings_of_one_cla
 )
 def test_a_label_says_the_widths_that_there_are(widths: dict[str, int], told: str) -> None:
     assert labels([record({"ptq": widths})]) == [told]
+
+
+def test_a_point_says_which_sampler_drew_it() -> None:
+    own = point(1, 1)
+    drawn = replace(own, sampler={"name": "ddim", "steps": 5, "eta": 0.5})
+    (made,) = build_front([drawn]).points
+    assert (made.sampler, made.steps) == (("ddim", 0.5), 5)

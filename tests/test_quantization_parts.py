@@ -13,7 +13,9 @@ from parediff.quantization.intervals import LearnedInterval
 from parediff.quantization.placement import Slot
 from parediff.quantization.reconstruction import Data, rows_of, stratified
 from parediff.quantization.samples import Reservoir, Samples
-from parediff.quantization.sources import Learned
+from parediff.quantization.sources import Learned, PerStep
+from parediff.quantization.time_context import TimeContext
+from parediff.quantization.time_layers import CachedProjection
 
 
 def test_an_offset_moves_values_and_every_range() -> None:
@@ -80,3 +82,33 @@ def test_a_learned_interval_is_a_parameter_whose_gradient_is_scaled_where_it_is_
     whole = LearnedInterval(trained=True).source(Slot("conv", "input", Grid(32)), 0, None)
     assert isinstance(whole, Learned)
     assert whole.gradient_levels is None
+
+
+def known_times(*times: float) -> TimeContext:
+    context = TimeContext(10, 4, interpolate=False)
+    context.remember(torch.tensor(times))
+    return context
+
+
+def test_a_table_is_ready_for_a_batch_at_one_time_and_looked_up_for_one_at_several() -> None:
+    context, grid = known_times(10.0, 20.0), Grid(4, "symmetric")
+    table = PerStep(context, None, zero_point=False)
+    table.fill_entries(slice(0, 2), torch.tensor([0.5, 0.25]), None)
+    for time, step in ((10.0, 0.5), (20.0, 0.25)):
+        context.enter(torch.tensor([time, time]))
+        fixed = table.fixed(grid)
+        assert fixed is not None
+        assert float(fixed[0]) == step
+    context.enter(torch.tensor([10.0, 20.0]))
+    assert table.fixed(grid) is None
+    assert table(torch.zeros(2, 1))[0].flatten().tolist() == [0.5, 0.25]
+
+
+def test_a_cached_projection_is_deployed_as_its_table() -> None:
+    context = known_times(10.0, 20.0)
+    cached = CachedProjection(context, torch.arange(8.0).reshape(2, 4))
+    context.enter(torch.tensor([20.0]))
+    assert cached(torch.zeros(3, 9)).tolist() == [[4, 5, 6, 7]] * 3
+    table, bits = cached.deployed()["table"]
+    assert table is cached.table
+    assert bits == 32

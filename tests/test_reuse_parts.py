@@ -92,3 +92,9 @@ def test_each_part_of_a_joint_block_leaves_out_the_norms_that_it_alone_reads(par
     puts = [change for change in Unread.of(block).by(part) if isinstance(change, Put)]
     empty = {f"{names[id(put.owner)]}.{put.name}".strip(".") for put in puts if isinstance(put.module, NoTokens)}
     assert {place.removesuffix(".norm") for place in empty} == left
+
+
+def test_a_gate_whose_logit_is_zero_is_closed() -> None:
+    gates = Gates(1, 4, None)
+    gates.logits.data.copy_(torch.tensor([[-1e-6, 0.0, 1e-6]]))
+    assert gates.hard().tolist() == [[0, 0, 1]]

@@ -15,7 +15,7 @@ from parediff.commands.status import status_command
 from parediff.errors import RequestError
 from parediff.pipeline.progress import Reporter, watching
 from parediff.results import record as records
-from parediff.results.progress import PLAN, Study, duration, in_words, studies, write_plan
+from parediff.results.progress import PLAN, Study, duration, in_words, report, running, studies, write_plan
 from synthetic import study
 
 RUNS = {own.id: f"run {place} [ptq,ptqd]" for place, own in enumerate(study()[:6])}
@@ -105,3 +105,11 @@ def test_the_record_of_a_run_that_runs_again_does_not_count_as_failed(folder: Pa
 )
 def test_a_duration_is_told_in_the_unit_that_a_reader_counts_in(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_a_run_reports_into_a_folder_that_nobody_made_yet(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "run"
+    report(folder, "sample", 3, 8)
+    told = running(folder, "its name")
+    assert told is not None
+    assert (told.label, told.stage, told.done, told.total) == ("its name", "sample", 3, 8)

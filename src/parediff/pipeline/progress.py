@@ -92,7 +92,7 @@ class Bars:
     """One bar for each study, one for each run while it is on its way."""
 
     def __init__(self, progress: Progress, runs: Mapping[Path, str]) -> None:
-        self._progress, self._runs = progress, runs
+        self._progress = progress
         self._folders = sorted({folder.parent for folder in runs})
         self._studies: dict[Path, TaskID] = {}
         self._rows: dict[str, TaskID] = {}
@@ -101,11 +101,10 @@ class Bars:
         """As it is on disk now."""
         found = {study.folder: study for study in studies(self._folders) if study.folder in self._folders}
         for folder, study in found.items():
-            total = len([own for own in self._runs if own.parent == folder])
             row = self._studies.get(folder)
             if row is None:
                 row = self._studies[folder] = self._progress.add_task(folder.name, total=study.total, state="")
-            state = in_words(study) if total > 1 or study.total > 1 else ""
+            state = in_words(study) if study.total > 1 else ""
             self._progress.update(row, completed=study.finished + study.failed, total=study.total, state=state)
         self._show_runs([run for study in found.values() for run in study.running if not run.is_stale][:ROWS])
 
