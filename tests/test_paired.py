@@ -146,3 +146,11 @@ def test_blocks_of_other_seeds_do_not_pair_up() -> None:
     found = difference([FIRST], [other], FD)
     assert found is not None
     assert found.pairs == 0
+
+
+def test_two_blocks_are_a_pair_and_one_is_none() -> None:
+    error, blocks = paired([(1.0, [1.0, 3.0]), (-1.0, [0.5, 0.5])])
+    assert blocks == 2
+    assert error == pytest.approx(1.0)  # sqrt((n - 1) / n * sum of squares about the mean)
+    assert paired([(1.0, [1.0])]) == (None, 0)
+    assert paired([(1.0, [1.0, 2.0]), (1.0, [1.0, 2.0, 3.0])]) == (None, 0)

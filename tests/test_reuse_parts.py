@@ -16,6 +16,7 @@ from parediff.reuse.change import within_budget
 from parediff.reuse.engine import Reuse, Step, install
 from parediff.reuse.learned import Gates
 from parediff.reuse.mixing import Mixing
+from parediff.reuse.outer_ring import outer_ring
 from parediff.reuse.replacements import Cell, Put
 from parediff.reuse.unread import GateRows, NoTokens, Unread, _rows
 
@@ -98,3 +99,10 @@ def test_a_gate_whose_logit_is_zero_is_closed() -> None:
     gates = Gates(1, 4, None)
     gates.logits.data.copy_(torch.tensor([[-1e-6, 0.0, 1e-6]]))
     assert gates.hard().tolist() == [[0, 0, 1]]
+
+
+def test_a_block_without_residual_layers_has_no_outer_ring() -> None:
+    denoiser: Any = tiny.unet()
+    denoiser.down_blocks[0].resnets = nn.ModuleList()
+    with pytest.raises(RequestError, match="blocks of ResnetBlock2D alone"):
+        outer_ring(denoiser, 0)

@@ -29,6 +29,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'why = " ".join(str(error).split())[:161] or type(error).__name__',
     ): DRAWN,
     (
+        "cost/operators.py",
+        "Products.__init__",
+        "pass",
+    ): "torch makes what its mode needs when the mode is entered, too",
+    (
         "reuse/mixing.py",
         "Mixing._raw",
         '"off": lambda: 2.0,',

@@ -168,11 +168,9 @@ def _operands(args: tuple, kwargs: dict) -> list[Tensor]:
 class CallCounter:
     """Network evaluations, for `observing`: every batch entry that reaches the network is one, so guidance doubles."""
 
-    calls: int = 0
     entries: int = 0
 
     def __call__(self, call: Any, output: Tensor) -> None:
-        self.calls += 1
         self.entries += call.x.shape[0]
 
     def per_image(self, images: int) -> float:
