@@ -34,6 +34,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "pass",
     ): "torch makes what its mode needs when the mode is entered, too",
     (
+        "pipeline/several.py",
+        "_begun",
+        "pass",
+    ): "the other end of a connection is closed where the function that holds it returns",
+    (
         "reuse/mixing.py",
         "Mixing._raw",
         '"off": lambda: 2.0,',

@@ -166,7 +166,7 @@ def _pytest(request: Request, scratch: Path, result: Path) -> int:
     code = int(pytest.main(options, plugins=plugins))
     content = recorder.content() if request.record else None
     result.write_text(json.dumps({"by": first.by, "modules": _libraries(), "content": content}))
-    return code
+    return 1 if first.by else code  # a test file that cannot be imported leaves nothing to run
 
 
 class _First:
