@@ -39,6 +39,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "pass",
     ): "the other end of a connection is closed where the function that holds it returns",
     (
+        "metrics/ssim.py",
+        "StructuralSimilarity.measure",
+        "sigma = self._sigma(min(images.shape[(2):]))",
+    ): "of images NCHW the last two sizes are all from the third on",
+    (
         "reuse/mixing.py",
         "Mixing._raw",
         '"off": lambda: 2.0,',
