@@ -52,11 +52,14 @@ class Entry(NamedTuple):
 
     @property
     def why_equivalent(self) -> str | None:
-        return EQUIVALENT.get((self.file, self.mutant.stretch.partition("#")[0], _new(self.mutant)))
+        return EQUIVALENT.get((self.file, self.mutant.stretch.partition("#")[0], _change(self)))
 
 
-def _new(mutant: Mutant) -> str:
-    return " ".join(mutant.text.split())
+def _change(entry: Entry) -> str:
+    """The line that stands there now, or which one is gone."""
+    new = " ".join(entry.mutant.text.split())
+    lines = entry.source.splitlines()[entry.mutant.first - 1 : entry.mutant.last]
+    return f"without {' '.join(' '.join(lines).split())}" if new == "pass" else new
 
 
 def sample(tree: Tree, count: int, seed: int, areas: Sequence[str]) -> list[Entry]:

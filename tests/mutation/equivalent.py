@@ -1,4 +1,4 @@
-"""Mutants that change nothing that anyone can see, by (file, function, the line that it becomes), with the reason."""
+"""Mutants that change nothing that anyone can see, by (file, function, the line that it becomes or is without), with the reason."""
 
 DRAWN = "how wide a bar or how long a message is drawn, which is taste"
 SUM = "x + added is added + x, bit for bit, and both are tuples of streams"
@@ -31,12 +31,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "cost/operators.py",
         "Products.__init__",
-        "pass",
+        "without super().__init__()",
     ): "torch makes what its mode needs when the mode is entered, too",
     (
         "pipeline/several.py",
         "_begun",
-        "pass",
+        "without theirs.close()",
     ): "the other end of a connection is closed where the function that holds it returns",
     (
         "metrics/ssim.py",
