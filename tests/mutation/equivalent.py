@@ -1,4 +1,4 @@
-"""Mutants that change nothing that anyone can see, by (file, function, the line that it becomes or is without), with the reason."""
+"""Mutants that change nothing to be seen: (file, function, the line that it becomes or is without), with the reason."""
 
 DRAWN = "how wide a bar or how long a message is drawn, which is taste"
 SUM = "x + added is added + x, bit for bit, and both are tuples of streams"
