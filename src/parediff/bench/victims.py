@@ -105,21 +105,21 @@ def forked(work: Callable[[], int]) -> int:
 
 
 def configs_of(overrides: Sequence[str]) -> list[DictConfig]:
-    """Of every run of a request."""
+    """Of every run of a request; what they need is imported here, and not by every child anew."""
     from parediff.config.compose import Composer
+    from parediff.config.request import build
+    from parediff.pipeline.rehearsal import rehearse
 
     composer = Composer("config")
-    return [composer.compose(job) for job in composer.jobs(overrides)]
+    configs = [composer.compose(job) for job in composer.jobs(overrides)]
+    rehearse(map(build, configs))
+    return configs
 
 
 def run(configs: Sequence[DictConfig], strike: Strike | None) -> int:
     """Every run of a study in a child, one after the other and silently; 1 where one failed."""
-    from parediff.config.request import build
     from parediff.pipeline.attempt import awaited
-    from parediff.pipeline.rehearsal import rehearse
     from parediff.results.progress import write_plan
-
-    rehearse(map(build, configs))  # so that no child imports anew what they need
 
     def work() -> int:
         silent = io.StringIO()
