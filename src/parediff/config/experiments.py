@@ -30,7 +30,7 @@ class ShippedExperiments(ConfigSource):
         node = parsed(path)[1]
         if not isinstance(node, DictConfig):
             raise ConfigLoadError(f"{path} holds no keys")
-        return ConfigResult(config=node.copy(), path=f"{self.scheme()}://", provider=self.provider, header=dict(HEADER))
+        return ConfigResult(config=node, path=f"{self.scheme()}://", provider=self.provider, header=dict(HEADER))
 
     def available(self) -> bool:
         return True

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.object_type import ObjectType
@@ -24,7 +27,7 @@ class KeptFiles(ConfigSource):
             raise ConfigLoadError(f"Config not found : {path}")
         text, node = parsed(path)
         header = self._get_header_dict(text[:512])
-        return ConfigResult(config=node.copy(), path=f"file://{self.path}", provider=self.provider, header=header)
+        return ConfigResult(config=node, path=f"file://{self.path}", provider=self.provider, header=header)
 
     def available(self) -> bool:
         return self.is_group("")
@@ -46,12 +49,28 @@ class KeptFiles(ConfigSource):
 
 
 def parsed(path: Path) -> tuple[str, DictConfig | ListConfig]:
-    """A file's text and content, which the caller copies before changing it."""
+    """A file's text and its content, which is the caller's own."""
     stat = path.stat()
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+    text, node = _parsed(path, stat.st_mtime_ns, stat.st_size)
+    return text, pickle.loads(node)
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(path: Path, _: int, __: int) -> tuple[str, DictConfig | ListConfig]:
+def _parsed(path: Path, _: int, __: int) -> tuple[str, bytes]:
     text = path.read_text(encoding="utf-8")
-    return text, OmegaConf.load(io.StringIO(text))
+    return text, pickle.dumps(OmegaConf.load(io.StringIO(text)))
+
+
+def state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """A file's, or those of a folder's YAML files: name, time of change in ns and bytes."""
+    return tuple(sorted(_states(str(path)))) if path.is_dir() else (_state(str(path)),)
+
+
+def _states(folder: str) -> Iterator[tuple[str, int, int]]:
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (_state(os.path.join(place, name)) for name in names if name.endswith((".yaml", ".yml")))
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    stat = os.stat(path)
+    return path, stat.st_mtime_ns, stat.st_size

@@ -1,6 +1,5 @@
 """What the suites share: nothing random by accident, nothing fetched, one thread."""
 
-import gc
 import os
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-gc.set_threshold(50_000, 50, 50)  # a composition makes and drops as many containers as collecting is worth
 
 
 @pytest.fixture(autouse=True)
