@@ -33,20 +33,10 @@ class Loader(ConfigLoader):
     ) -> Any:
         rest = config_name, tuple(overrides), args, tuple(sorted(kwargs.items()))
         if (rest, run_mode) not in self._composed:
-            self._composed[rest, run_mode] = self._kept_of_several_runs(rest, run_mode) or pickle.dumps(
+            self._composed[rest, run_mode] = pickle.dumps(
                 inherited(composed(self._hydras, config_name, overrides, run_mode, *args, **kwargs), overrides)
             )
         return pickle.loads(self._composed[rest, run_mode])  # five times as fast as a deep copy
-
-    def _kept_of_several_runs(self, rest: Any, run_mode: RunMode) -> bytes | None:
-        """What was composed to look at a request is also its one run, where it sweeps nothing and left nothing open."""
-        kept = self._composed.get((rest, RunMode.MULTIRUN))
-        if run_mode is not RunMode.RUN or kept is None:
-            return None
-        parsed = OverridesParser.create().parse_overrides(list(rest[1]))
-        if any(item.is_sweep_override() for item in parsed):
-            return None
-        return None if "???" in pickle.loads(kept).hydra.runtime.choices.values() else kept
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """A job's config, with the overrides of Hydra's own node that all jobs share."""

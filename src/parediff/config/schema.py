@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from parediff.config.catalogue import options, targets_in
@@ -96,7 +97,9 @@ def checked_training(config: DictConfig) -> dict[str, Any]:
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain values, without hydra's own; a value that must be given and is not is named."""
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain = pickle.loads(pickle.dumps(config))  # several times as fast as a masked copy
+    with open_dict(plain):
+        plain.pop("hydra", None)
     try:
         missing = sorted(OmegaConf.missing_keys(plain))
         if missing:
