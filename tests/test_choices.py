@@ -23,8 +23,7 @@ REQUESTS = [
     (ONE, ["model=pipeline", "model.path=some/where", "++model.options.height=16", "++model.options={a: {b: 1}}"]),
     (ONE, ["experiment=demo", "workload.count=8", "+tags.mine=yes", "~front"]),
     (ONE, ["sampler@reference=ddim", "reference.steps=9"]),
-    (ONE, ["workload={count: 3}", "tracker=none", "seed=1", "seed=2", "metric=[]"]),
-    (ONE, ["hydra.job.name=mine", "sampler.steps=7"]),
+    (ONE, ["workload={count: 3}", "tracker=none", "seed=1", "seed=2", "hydra.job.name=mine"]),
     (RunMode.MULTIRUN, ["seed=0,1", "sampler.steps=2", "sampler=ddim,ddpm", "study=there"]),
 ]
 WRONG = [
@@ -32,8 +31,6 @@ WRONG = [
     ["no_such=1"],
     ["sampler.no_such=1"],
     ["sampler.steps=[1,2"],
-    ["+seed=1"],
-    ["~no_such"],
     ["workload.no_such.deep=7"],
     ["seed=0,1"],
     ["other@there=1"],
@@ -53,13 +50,12 @@ def _attempt(act: Any, *request: Any) -> tuple[str, str]:
 def test_it_is_what_hydra_composes(
     mode: RunMode, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    composed(opened_hydra().config_loader, "config", overrides[:1] if (mode, overrides) in REQUESTS else [], mode)
-    monkeypatch.chdir(tmp_path)  # what is kept was composed elsewhere
     hydras = opened_hydra().config_loader
+    _attempt(composed, hydras, "config", overrides, mode)
+    monkeypatch.chdir(tmp_path)  # what is kept was composed elsewhere
     expected = _attempt(hydras.load_configuration, "config", overrides, mode)
     assert (expected[0] == "composed") is (overrides not in WRONG)
-    assert _attempt(composed, opened_hydra().config_loader, "config", overrides, mode) == expected
-    assert _attempt(composed, opened_hydra().config_loader, "config", overrides, mode) == expected
+    assert _attempt(composed, hydras, "config", overrides, mode) == expected
 
 
 def test_settings_compose_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:

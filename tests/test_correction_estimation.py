@@ -187,9 +187,9 @@ def test_the_closed_form_step_is_ddims() -> None:
 
 def test_q11_an_endless_interval_is_the_uncorrected_sampler() -> None:
     model = tiny.unconditional_model()
-    plain = latent(model, [1, 2], None, sampler(steps=20))
+    plain = latent(model, [1, 2], None, sampler(steps=10))
     applied(model, qncd(estimate_every=1000))
-    assert torch.equal(latent(model, [1, 2], None, sampler(steps=20)), plain)
+    assert torch.equal(latent(model, [1, 2], None, sampler(steps=10)), plain)
 
 
 def test_no_estimation_leaves_the_door_alone() -> None:
@@ -239,23 +239,23 @@ def test_every_scheduler_is_corrected_and_its_own_draws_stay(name: str) -> None:
 def test_other_predictions_are_corrected_as_noise(kind: str) -> None:
     model = tiny.unconditional_model()
     model.pipeline.scheduler = tiny.scheduler(prediction_type=kind)
-    images = applied(model, qncd(start=0.5)).generate([1, 2], None, sampler(steps=20))
+    images = applied(model, qncd(start=0.5)).generate([1, 2], None, sampler(steps=10))
     assert estimation_of(model).tally.taken == 1
     assert torch.isfinite(images).all()
 
 
 def test_q13_per_sample_estimates_do_not_depend_on_the_batch() -> None:
     model = applied(tiny.unconditional_model(), qncd())
-    together = latent(model, [4, 9, 2], None, sampler(steps=20))
+    together = latent(model, [4, 9, 2], None, sampler(steps=10))
     for row, seed in enumerate([4, 9, 2]):
-        alone = latent(model, [seed], None, sampler(steps=20))
+        alone = latent(model, [seed], None, sampler(steps=10))
         assert torch.allclose(alone[0], together[row], rtol=1e-4, atol=1e-4)
 
 
 def test_q13_scalar_estimates_depend_on_the_batch() -> None:
     model = applied(tiny.unconditional_model(), qncd(granularity="scalar"))
-    together = latent(model, [4, 9, 2], None, sampler(steps=20))
-    assert not torch.allclose(latent(model, [4], None, sampler(steps=20))[0], together[0], rtol=1e-3, atol=1e-3)
+    together = latent(model, [4, 9, 2], None, sampler(steps=10))
+    assert not torch.allclose(latent(model, [4], None, sampler(steps=10))[0], together[0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("granularity", ["scalar", "channel", "sample"])
@@ -307,9 +307,9 @@ def test_a_jumped_step_waits_for_the_next_one_that_runs() -> None:
 
 
 def test_a_probe_leaves_the_reused_features_alone() -> None:
-    plain = latent(applied(tiny.unconditional_model(), frdiff()), [1, 2], None, sampler(steps=20))
+    plain = latent(applied(tiny.unconditional_model(), frdiff()), [1, 2], None, sampler(steps=10))
     gated = applied(tiny.unconditional_model(), frdiff(), qncd(gate=1e6))
-    assert torch.equal(latent(gated, [1, 2], None, sampler(steps=20)), plain)
+    assert torch.equal(latent(gated, [1, 2], None, sampler(steps=10)), plain)
 
 
 def test_reuse_around_the_estimate_is_refused() -> None:

@@ -385,6 +385,7 @@ def test_a_served_page_follows_the_records(served: tuple[int, Path], monkeypatch
     port, runs = served
     monkeypatch.setattr("parediff.report.dashboard.serve.RESTS_S", 0.0)
     monkeypatch.setattr("parediff.report.dashboard.serve.PATIENCE", 0.0)
+    monkeypatch.setattr("parediff.report.dashboard.content.time.strftime", lambda _: "a minute that does not end")
     assert b"data/manifest.js" in get(port).read()
     before = json.load(get(port, "/data/manifest.json"))
     extra = scored(record(steps=7), 9, 20)

@@ -61,7 +61,8 @@ def read_back(name: str, state: dict[str, Stored]) -> DiffusionModel:
         if isinstance(layer, FoldableLayer):
             layer.folded = torch.cat(weights(layer, path, state), dim=1)
             layer.layer.bias = nn.Parameter(state[f"{path}.bias"].tensor)
-    rest = {key: stored.tensor for key, stored in state.items() if key in dict(model.denoiser.state_dict())}
+    own = model.denoiser.state_dict()
+    rest = {key: stored.tensor for key, stored in state.items() if key in own}
     model.denoiser.load_state_dict(rest, strict=False)
     for path, layer in layers_of(model.denoiser).items():  # loading unfolds
         if isinstance(layer, FoldableLayer):

@@ -66,8 +66,10 @@ def subjects() -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_prepares_an_outline_as_it_does_the_model(method: str, subjects: Callable[[Any], Any]) -> None:
-    asked = build(Composer("config").compose([*_fitting(method), "tracker=none"]))
+def test_every_method_prepares_an_outline_as_it_does_the_model(
+    method: str, subjects: Callable[[Any], Any], saved_model: Path
+) -> None:
+    asked = build(Composer("config").compose([*_fitting(method, saved_model), "tracker=none"]))
     outline, model = (subject.copy() for subject in subjects(asked.model))
     told = []
     for subject in (outline, model):
@@ -81,14 +83,14 @@ def test_every_method_prepares_an_outline_as_it_does_the_model(method: str, subj
     assert _shapes(outline) == _shapes(model)
 
 
-def _fitting(method: str) -> list[str]:
+def _fitting(method: str, images: Path) -> list[str]:
     """A model that the method is for, and something to repair for one that repairs."""
     target = OmegaConf.select(OmegaConf.load(shipped("conf") / "method" / f"{method}.yaml"), "_target_")
     kind = None if target is None else get_class(target)
     asked = f"method=[{'ptq,' if kind is not None and kind.corrects else ''}{method}]"
     if kind is not None and "images" not in kind.serves:
         return ["model=classifier_digits", "calibration=noise", asked]
-    return [asked, "data=digits"]
+    return [asked, "model=pipeline", f"model.path={images}", "metric=[psnr]", "data=digits"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,14 @@ def cost_alone(method: str, folder: Path) -> Counter:
     return counter
 
 
-@pytest.mark.parametrize("methods", ["ptq,frdiff", "frdiff,ptq", "ptq,deepcache", "block_cache,ptq"])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "ptq,frdiff",
+        "block_cache,ptq",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("frdiff,ptq", "ptq,deepcache")),
+    ],
+)
 def test_caching_and_quantisation_go_together_in_either_order(methods: str, folder: Path) -> None:
     asked = request_for(methods, folder)
     student, state = compressed(asked)

@@ -124,7 +124,7 @@ def test_methods_that_are_through_are_not_calibrated_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
     asked = [f"method=[{methods}]", "workload.count=4", "save=true"]
-    asked += [f"methods.{name}.search.candidates=8" for name in methods.split(",") if name in ("ptq", "lsq")]
+    asked += [f"methods.{name}.activation_search=minmax" for name in methods.split(",") if name in ("ptq", "lsq")]
     if "lsq" in methods:
         asked += ["data=digits", "data.batch_size=8", "trainer.max_steps=2"]
         asked += ["trainer.progress=false", "trainer.accelerator=cpu"]

@@ -27,4 +27,5 @@ def method_request(name: str, overrides: Sequence[str]) -> Request:
     if not method.corrects:
         return build(alone)
     order = f"{name},ptq" if method.comes_first else f"ptq,{name}"
-    return build(Composer("config").compose([*asked, f"method=[{order}]", "methods.ptq.weight_bits=4"]))
+    beside = [f"method=[{order}]", "methods.ptq.weight_bits=4", *smoke_of("method", "ptq")]
+    return build(Composer("config").compose([*asked, *beside]))
