@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from composing import QUICK_PTQ
 from parediff.cli import main
 from parediff.config.compose import Composer
 from parediff.config.request import build
@@ -46,7 +47,7 @@ def test_images_and_numbers_do_not_depend_on_the_number_of_devices(
     """A child of this process has everything imported; a spawned one is what a run begins."""
     context = multiprocessing.get_context(begun)
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
-    method = ["method=[ptq,frdiff]", "methods.ptq.search.candidates=8"]
+    method = ["method=[ptq,frdiff]", *QUICK_PTQ]
     alone = run(shallow_model, tmp_path / "one", *method)
     shared = run(shallow_model, tmp_path / "two", *method, "devices=2")
     told, same = (json.loads((one.folder / "record.json").read_text()) for one in (shared, alone))

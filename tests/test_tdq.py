@@ -217,7 +217,9 @@ def sigma(t: Tensor) -> Tensor:
     return 0.5 + t / 1000
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["relative", "absolute"])
+@pytest.fixture(
+    scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["relative", "absolute"]
+)
 def fit_to_spread(request: pytest.FixtureRequest) -> tuple[bool, Generated]:
     source = generator(128)
     fit(source, Grid(4), *spreading(), relative=request.param)

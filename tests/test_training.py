@@ -116,7 +116,14 @@ def held_out_loss(learner: Learner) -> float:
         return float(learner.loss(batch, generator_of(0, 0)))
 
 
-@pytest.mark.parametrize(("prediction_type", "snr_gamma"), [("epsilon", None), ("v_prediction", 5.0), ("sample", 5.0)])
+@pytest.mark.parametrize(
+    ("prediction_type", "snr_gamma"),
+    [
+        pytest.param("epsilon", None, marks=pytest.mark.slow),
+        ("v_prediction", 5.0),
+        pytest.param("sample", 5.0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_short_training_lowers_the_denoising_loss(
     tmp_path: Path, prediction_type: str, snr_gamma: float | None
 ) -> None:

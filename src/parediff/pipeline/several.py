@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import count
@@ -85,6 +85,8 @@ def _begun(place: int, stack: ExitStack) -> Connection:
 
 
 def _end(process: Any, connection: Connection) -> None:
+    with suppress(OSError):
+        connection.send(("end",))  # a forked process has our end of the pipe too and would not see it closed
     connection.close()
     process.join(PATIENCE_S)
     if process.is_alive():
@@ -188,6 +190,8 @@ def serve(connection: Connection, place: int) -> None:
     while True:
         try:
             kind, *order = connection.recv()
+            if kind == "end":
+                return
             if kind == "run":
                 hand = None  # its models go before others come
                 hand = _tried(Hand.of, *order, place)
