@@ -33,7 +33,7 @@ TEN = Sampler("ddim", "DDIMScheduler", 10)
 
 
 def method(name: str, **changes: object) -> Any:
-    return method_of(name, {"values": 2048, "search.candidates": 8} | changes, "sampler.steps=5")
+    return method_of(name, {"values": 2048, **UNSEARCHED, "search.candidates": 8} | changes, "sampler.steps=5")
 
 
 def fitted(model: DiffusionModel, chosen: Any, source: Uniform = CALIBRATION) -> dict[str, Tensor]:

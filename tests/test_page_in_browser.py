@@ -326,11 +326,14 @@ def test_a_served_page_follows_a_running_sweep(browser: Any, tmp_path: Path, mon
     from parediff.results.progress import report, write_plan
 
     monkeypatch.setattr("parediff.report.dashboard.serve.RESTS_S", 0.1)
+    monkeypatch.setattr("parediff.report.dashboard.serve.PATIENCE", 1.0)
     runs, later = tmp_path / "runs", scored(record(steps=7), 9, 20)
     (runs / "demo").mkdir(parents=True)
     first = study()[0]
     write_plan(runs / "demo", {first.id: "ddim 50 steps", later.id: "ddim 7 steps [a,b]"})
-    with server(Live([runs]).answer, 0) as running:
+    live = Live([runs])
+    live._assets = {name: text.replace("POLL_MS = 2000", "POLL_MS = 100") for name, text in live._assets.items()}
+    with server(live.answer, 0) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         for page in opened(browser, f"http://localhost:{running.server_address[1]}/"):
             assert "0 of 2 finished" in page.inner_text("#studies")

@@ -30,7 +30,7 @@ from parediff.quantization.quantizer import Quantizer
 
 def ptq(**changes: Any) -> Quantize:
     """The shipped settings, changed; fewer samples and candidates, for speed."""
-    return method_of("ptq", {"values": 2048, "search.candidates": 8, "sampler": None} | changes)
+    return method_of("ptq", {"values": 2048, **UNSEARCHED, "search.candidates": 8, "sampler": None} | changes)
 
 
 def no_training(*_: Any) -> None:

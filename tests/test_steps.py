@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 import parediff
+from composing import QUICK_PTQ, UNSEARCHED
 from parediff.cli import main
 from parediff.models.tree import replace
 from parediff.pipeline.steps import LoadedModel
 from parediff.results import record as records
 
 FEW = {"workload__batch_size": 8, "workload__blocks": 2, "reference__steps": 3}
+QUICK = {"methods__ptq__values": 2048, **{f"methods__ptq__{key}": value for key, value in UNSEARCHED.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def model(folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def scored(model: LoadedModel) -> parediff.Record:
-    few = {"calibration__count": 4, "methods__ptq__search__candidates": 8}
+    few = {"calibration__count": 4, **QUICK}
     small = parediff.compress(model, {"ptq": {"weight_bits": 4}}, steps=2, **few)
     scores = parediff.evaluate(small, count=8, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW)
     assert scores.pictures.shape == (8, 1, 8, 8)
@@ -75,7 +77,7 @@ def test_the_package_shows_about_a_dozen_names_and_imports_nothing_heavy_for_the
 
 def test_a_notebooks_record_equals_the_one_that_a_run_writes(scored: parediff.Record, folder: Path) -> None:
     words = ["method=[ptq]", "methods.ptq.weight_bits=4", "sampler.steps=2", "calibration.count=4", "workload.count=8"]
-    words += ["methods.ptq.search.candidates=8"]
+    words += QUICK_PTQ
     words += ["metric=[fd_digits,psnr]", "cost=[bops,size_bytes]", "tracker=none", f"runs_dir={folder}", "study=run"]
     words += [f"{key.replace('__', '.')}={value}" for key, value in FEW.items()]
     assert main(["run", *words]) == 0
@@ -115,7 +117,7 @@ def test_an_object_without_a_yaml_is_compressed_with_and_put_on_record(model: Lo
 
 
 def test_methods_apply_in_the_order_given_whether_they_have_a_yaml_or_not(model: LoadedModel) -> None:
-    few = {"calibration__count": 2, "calibration__batch_size": 2, "methods__ptq__search__candidates": 8}
+    few = {"calibration__count": 2, "calibration__batch_size": 2, **QUICK}
     mixed = parediff.compress(model, {"tenths": Tenths(), "ptq": {"weight_bits": 8}}, steps=2, **few)
     assert list(mixed.methods) == ["tenths", "ptq"]
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from composing import QUICK_PTQ
 from parediff.cli import main
 from parediff.errors import RequestError
 from parediff.models.finite import NotFinite
@@ -82,7 +83,7 @@ def test_two_machines_share_one_run_and_its_numbers_are_those_of_one_process(
         "model=pipeline",
         f"model.path={shallow_model}",
         "method=[ptq,frdiff]",
-        "methods.ptq.search.candidates=8",
+        *QUICK_PTQ,
         "metric=[psnr,ssim]",
         "cost=[macs,bops,nfe,size_bytes]",
         "tracker=none",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from composing import QUICK_PTQ
 from parediff.calibration.base import LazyCalls
 from parediff.calibration.uniform import Uniform
 from parediff.cli import main
@@ -151,7 +152,7 @@ def test_methods_that_are_through_are_not_calibrated_again(
 def test_trajectories_that_are_recorded_are_not_recorded_again(
     line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["method=[ptq]", "methods.ptq.search.candidates=8", "save=true"]
+    asked = ["method=[ptq]", *QUICK_PTQ, "save=true"]
     asked += ["workload.count=4", "calibration.count=6", "calibration.batch_size=2"]
     assert line("runs_dir=whole", *asked) == 0
     with monkeypatch.context() as patched:
