@@ -72,7 +72,7 @@ def _draw(model: DiffusionModel, sampler: Sampler = tiny.DDIM) -> Tensor:
 
 @pytest.fixture(
     scope="module",
-    params=["unet", "text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("class", "dit"))],
+    params=["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("text", "class", "dit"))],
 )
 def tabulated(request: pytest.FixtureRequest) -> DiffusionModel:
     return tabulated_model(request.param)[0]

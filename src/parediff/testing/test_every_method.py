@@ -123,7 +123,7 @@ def _request(name: str, folder: Path) -> Request:
         f"model.path={folder}",
         "data=digits",
         "sampler.steps=4",
-        "calibration.count=4",
+        "calibration.count=2",
         "calibration.batch_size=2",
         "reference.steps=4",
         "trainer.max_steps=2",
