@@ -66,6 +66,8 @@ def test_runs_that_differ_in_seeds_alone_are_named_by_their_first_seed() -> None
     runs = [record(ptq), record(ptq, first_seed=1000), record()]
     assert named(runs) == ["ptq W4A8 · seed 0", "ptq W4A8 · seed 1000", "ddim 50 steps"]
     assert named([replace(own, workload={}) for own in runs[:2]]) == ["ptq W4A8 · seed ?"] * 2
+    alike = [replace(runs[0], config={**runs[0].config, "seed": seed}) for seed in (4, 7)]
+    assert named(alike) == ["ptq W4A8 · seed 4", "ptq W4A8 · seed 7"]  # classifiers see the same images under each
 
 
 def test_a_failed_run_is_listed_under_its_protocol_or_under_the_largest() -> None:

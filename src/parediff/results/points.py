@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,15 +132,23 @@ def told_apart(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> li
 
 
 def named(records: Sequence[Record]) -> list[str]:
-    """Labels; runs that differ in seeds alone name their first seed too."""
-    names = labels(records)
-    return with_seeds(names, [record.workload.get("first_seed", "?") for record in records])
+    """Labels; runs that differ in seeds alone name their first seed too, or where they share it the run's own."""
+    first = [record.workload.get("first_seed", "?") for record in records]
+    return with_seeds(labels(records), first, [record.config.get("seed", "?") for record in records])
 
 
-def with_seeds(names: Sequence[str], seeds: Sequence[Any]) -> list[str]:
-    """The names, those that are still equal followed by their seed."""
-    counts = Counter(names)
-    return [f"{name} · seed {seed}" if counts[name] > 1 else name for name, seed in zip(names, seeds, strict=True)]
+def with_seeds(names: Sequence[str], *seeds: Sequence[Any]) -> list[str]:
+    """The names, those that are still equal followed by the first of their seeds that tells all of them apart."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        places[name].append(place)
+    told = list(names)
+    for name, equal in places.items():
+        columns = [[column[place] for place in equal] for column in seeds]
+        telling = next((own for own in columns if len(set(own)) == len(own)), columns[0])
+        for place, seed in zip(equal, telling, strict=True):
+            told[place] = f"{name} · seed {seed}" if len(equal) > 1 else name
+    return told
 
 
 def label(record: Record) -> str:

@@ -97,7 +97,7 @@ class Collection:
         settings = [key for key in keys if key.startswith(f"{CONFIG}.") and not key.endswith(SEEDS)]
         varied = {key: self.values(key) for key in settings if self._varies(key)}
         names = told_apart([str(name) for name in self.values("_base")], varied)
-        return with_seeds(names, [_whole(seed) for seed in self.values("first_seed")])
+        return with_seeds(names, *([_whole(seed) for seed in self.values(key)] for key in ("first_seed", "seed")))
 
     def _varies(self, key: str) -> bool:
         """Whether not all runs share one value."""
