@@ -1,6 +1,6 @@
 """Numbered tests of data-free-practice.md that are of no one source or method: grids, soft bits, rounding, noise.
 
-T1 to T4, T12 to T15, T17 to T19, T30 to T32, T34.
+T1 to T4, T12 to T15, T17 to T19, T30 to T32, T34, T35.
 """
 
 from __future__ import annotations
@@ -227,19 +227,38 @@ MINMAX = [
 ]
 
 
+RESNET20 = [
+    *("model=resnet20_cifar10", f"model.checkpoint={CHECKPOINT}", f"data.path={CIFAR10}", "workload.count=2500"),
+    *("calibration.count=64", *MINMAX),
+]
+FOUR = [f"methods.ptq.{side}_bits=4" for side in ("weight", "activation")]
+needs_cifar10 = pytest.mark.skipif(
+    not CHECKPOINT.exists() or not CIFAR10.exists(), reason="the checkpoint and data do not ship"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not CHECKPOINT.exists() or not CIFAR10.exists(), reason="the checkpoint and data do not ship")
+@needs_cifar10
 def test_t31_t32_noise_is_enough_at_eight_bits_and_a_point_behind_real_images_at_four(tmp_path: Path) -> None:
-    common = [
-        *("model=resnet20_cifar10", f"model.checkpoint={CHECKPOINT}", f"data.path={CIFAR10}", "workload.count=2500"),
-        *("calibration.count=64", *MINMAX),
-    ]
-    four = [f"methods.ptq.{side}_bits=4" for side in ("weight", "activation")]
-    wide = accuracy(tmp_path, *common, "calibration=noise")
-    noise, real = (accuracy(tmp_path, *common, *four, f"calibration={name}") for name in ("noise", "real_data"))
+    wide = accuracy(tmp_path, *RESNET20, "calibration=noise")
+    noise, real = (accuracy(tmp_path, *RESNET20, *FOUR, f"calibration={name}") for name in ("noise", "real_data"))
     assert wide["top1"] > wide["plain"] - 0.5
     assert noise["bops"] == real["bops"]
     assert real["top1"] > noise["top1"] + 1
+
+
+@pytest.mark.slow
+@needs_cifar10
+def test_t35_fine_tuning_without_data_beats_calibrating_on_noise_by_two_points(tmp_path: Path) -> None:
+    """The last state, on the same images; all layers at 4 bits."""
+    common = [*RESNET20, *FOUR, "methods.ptq.ends=same", "methods.ptq.image=false"]
+    noise = accuracy(tmp_path, *common, "calibration=noise")
+    tuning = ["trainer.max_steps=400", "data.batch_size=64", "methods.finetune.learning_rate=1e-3"]
+    tuning += ["trainer.validate_every=0", "trainer.progress=false", "trainer.accelerator=cpu"]
+    tuned = accuracy(tmp_path, *common, "calibration=zeroq", "calibration.steps=200", "method=[ptq,finetune]", *tuning)
+    assert tuned["bops"] == noise["bops"]
+    assert tuned["top1"] >= noise["top1"] + 2
+    assert tuned["top1"] >= tuned["plain"] - 6
 
 
 def test_t34_statistics_are_of_one_process_and_several_are_refused(tmp_path: Path) -> None:
