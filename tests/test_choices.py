@@ -80,6 +80,8 @@ def test_what_a_caller_does_to_its_config_stays_with_it() -> None:
 def test_a_file_that_was_changed_is_read_anew(tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
+    (folder / "round").symlink_to(tmp_path / "conf")
+    (folder / "nowhere.yaml").symlink_to(tmp_path / "gone.yaml")
     steps = []
     for count in (3, 44):
         (folder / "mine.yaml").write_text(f"# @package _global_\nworkload:\n  count: {count}\n")

@@ -67,10 +67,19 @@ def state(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def _states(folder: str) -> Iterator[tuple[str, int, int]]:
-    for place, _, names in os.walk(folder, followlinks=True):
+    """Links are followed, each folder once."""
+    seen: set[str] = set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
         yield from (_state(os.path.join(place, name)) for name in names if name.endswith((".yaml", ".yml")))
 
 
 def _state(path: str) -> tuple[str, int, int]:
-    stat = os.stat(path)
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:  # a link that leads nowhere is no config, until it leads somewhere
+        return path, 0, 0
     return path, stat.st_mtime_ns, stat.st_size
