@@ -17,7 +17,8 @@
     const star = { id: "_front", name: "★", field: "_front", width: 38, minWidth: 38, resizable: false, sortable: true, cssClass: "tight", toolTip: "on the front that is shown", formatter: (_, __, ___, ____, own) => (points.get(own.run)?.onFront ? make("span", { class: "star", title: "on the front" }, "★") : "") };
     const label = { id: "label", name: "run", field: "label", width: 250, sortable: true, toolTip: "opens the run", formatter: (_, __, ___, ____, own) => make("button", { class: "link", tabindex: "-1", onclick: () => parediff.open(own.run) }, parediff.store.labels[own.run]) };
     const gain = { id: "_gain", name: "vs fewer steps", field: "_gain", width: 130, sortable: true, cssClass: "number", toolTip: "gain over the uncompressed model with fewer steps at the same cost, on the axes that are shown", formatter: (_, __, ___, ____, own) => gainCell(points.get(own.run)?.gain) };
-    return [box, star, label, gain, ...keys().filter((key) => parediff.store.columns.has(key)).map(column)];
+    const sampled = parediff.store.has("sampler.steps") ? [gain] : [];  // a classifier takes no steps
+    return [box, star, label, ...sampled, ...keys().filter((key) => parediff.store.columns.has(key)).map(column)];
   };
 
   function column(key) {
