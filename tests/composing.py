@@ -14,8 +14,16 @@ from parediff.config.construct import construct
 
 UNSEARCHED = {"weight_search": "minmax", "activation_search": "minmax"}
 """For tests in which a method has to round, and not to find the best intervals: they span what was seen."""
-QUICK_PTQ = ("methods.ptq.values=2048", *(f"methods.ptq.{key}={value}" for key, value in UNSEARCHED.items()))
-"""The same on a command line."""
+QUICK = {"values": 2048, **UNSEARCHED}
+"""The same with few values kept."""
+
+
+def quick(method: str) -> tuple[str, ...]:
+    """The same on a command line."""
+    return tuple(f"methods.{method}.{key}={value}" for key, value in QUICK.items())
+
+
+QUICK_PTQ = quick("ptq")
 
 
 def method_of(name: str, changes: Mapping[str, object], *overrides: str) -> Any:

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 import tiny
-from composing import QUICK_PTQ
+from composing import quick
 from parediff import atomic
 from parediff.bench import bench_command
 from parediff.bench.victims import PLACES, Strike, configs_of, killed_writers, run
@@ -36,7 +36,7 @@ from parediff.training.base import Learner
 
 FORK = multiprocessing.get_context("fork")
 KEPT = ("quality", "fidelity", "stderr", "cost", "baseline", "status")
-LSQ = ["method=[lsq]", *(entry.replace("ptq", "lsq") for entry in QUICK_PTQ)]
+LSQ = ["method=[lsq]", *quick("lsq")]
 ENDED = ((signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted"))
 """A signal, the exit code and the word of the line that it leads to."""
 

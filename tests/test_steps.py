@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 import parediff
-from composing import QUICK_PTQ, UNSEARCHED
+from composing import QUICK, QUICK_PTQ
 from parediff.cli import main
 from parediff.models.tree import replace
 from parediff.pipeline.steps import LoadedModel
 from parediff.results import record as records
 
 FEW = {"workload__batch_size": 8, "workload__blocks": 2, "reference__steps": 3}
-QUICK = {"methods__ptq__values": 2048, **{f"methods__ptq__{key}": value for key, value in UNSEARCHED.items()}}
+FAST = {f"methods__ptq__{key}": value for key, value in QUICK.items()}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def model(folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def scored(model: LoadedModel) -> parediff.Record:
-    few = {"calibration__count": 4, **QUICK}
+    few = {"calibration__count": 4, **FAST}
     small = parediff.compress(model, {"ptq": {"weight_bits": 4}}, steps=2, **few)
     scores = parediff.evaluate(small, count=8, metrics=["fd_digits", "psnr"], costs=["bops", "size_bytes"], **FEW)
     assert scores.pictures.shape == (8, 1, 8, 8)
@@ -117,7 +117,7 @@ def test_an_object_without_a_yaml_is_compressed_with_and_put_on_record(model: Lo
 
 
 def test_methods_apply_in_the_order_given_whether_they_have_a_yaml_or_not(model: LoadedModel) -> None:
-    few = {"calibration__count": 2, "calibration__batch_size": 2, **QUICK}
+    few = {"calibration__count": 2, "calibration__batch_size": 2, **FAST}
     mixed = parediff.compress(model, {"tenths": Tenths(), "ptq": {"weight_bits": 8}}, steps=2, **few)
     assert list(mixed.methods) == ["tenths", "ptq"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from parediff.config.catalogue import shipped_experiments
 from parediff.config.files import state
+from parediff.config.template import Template
 
 
 def composed(
@@ -33,20 +33,17 @@ def composed(
     """What `loader.load_configuration` gives, to the last key; files that were changed are read anew."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     one = run_mode is RunMode.RUN
-    if not (args or kwargs or any(map(_is_for_hydra, parsed)) or (one and any(map(_is_sweep, parsed)))):
+    for_hydra = any(_is_for_hydra(item) or (one and item.is_sweep_override()) for item in parsed)
+    if not (args or kwargs or for_hydra):
         folders = Folders.of(loader)
         settings = [item for item in parsed if folders.is_setting(item)]
         choices = tuple(str(item.input_line) for item in parsed if item not in settings)
-        config = pickle.loads(_of_choices(folders, config_name, choices))
+        config = _of_choices(folders, config_name, choices).copy()
         left_open = "???" in config.hydra.runtime.choices.values()
         with contextlib.suppress(OmegaConfBaseException):  # Hydra, below, says what is wrong
             if not (one and left_open):
                 return _with(config, settings, parsed)
     return loader.load_configuration(config_name, list(overrides), run_mode, *args, **kwargs)
-
-
-def _is_sweep(item: Override) -> bool:
-    return bool(item.is_sweep_override())
 
 
 def _is_for_hydra(item: Override) -> bool:
@@ -83,13 +80,13 @@ class Folders:
 
     def is_setting(self, item: Override) -> bool:
         """Whether an override sets a value, and neither chooses an option nor names several."""
-        if _is_sweep(item) or item.package is not None:
+        if item.is_sweep_override() or item.package is not None:
             return False
         group = any(source.is_group(str(item.key_or_group)) for source in self.loader.get_sources())
         return not group or isinstance(item.value(), dict)
 
 
 @functools.lru_cache(maxsize=256)
-def _of_choices(folders: Folders, config_name: str | None, choices: tuple[str, ...]) -> bytes:
-    """The config under these choices alone, pickled; as for several runs, which may leave a choice open."""
-    return pickle.dumps(folders.loader.load_configuration(config_name, list(choices), RunMode.MULTIRUN))
+def _of_choices(folders: Folders, config_name: str | None, choices: tuple[str, ...]) -> Template:
+    """The config under these choices alone; as for several runs, which may leave a choice open."""
+    return Template(folders.loader.load_configuration(config_name, list(choices), RunMode.MULTIRUN))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import io
 import os
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from parediff.config.template import Template
 
 
 class KeptFiles(ConfigSource):
@@ -50,15 +51,14 @@ class KeptFiles(ConfigSource):
 
 def parsed(path: Path) -> tuple[str, DictConfig | ListConfig]:
     """A file's text and its content, which is the caller's own."""
-    stat = path.stat()
-    text, node = _parsed(path, stat.st_mtime_ns, stat.st_size)
-    return text, pickle.loads(node)
+    text, node = _parsed(*_state(str(path)))
+    return text, node.copy()
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(path: Path, _: int, __: int) -> tuple[str, bytes]:
-    text = path.read_text(encoding="utf-8")
-    return text, pickle.dumps(OmegaConf.load(io.StringIO(text)))
+def _parsed(path: str, _: int, __: int) -> tuple[str, Template]:
+    text = Path(path).read_text(encoding="utf-8")
+    return text, Template(OmegaConf.load(io.StringIO(text)))
 
 
 def state(path: Path) -> tuple[tuple[str, int, int], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from parediff.config.catalogue import targets, targets_in
 from parediff.config.choices import composed
+from parediff.config.template import Template
 from parediff.errors import RequestError
 
 GROUPS = {"metrics": "metric"}  # where the key of a config is not the name of its group
@@ -26,17 +26,17 @@ class Loader(ConfigLoader):
 
     def __init__(self, hydras: ConfigLoader) -> None:
         self._hydras = hydras
-        self._composed: dict[Any, bytes] = {}
+        self._composed: dict[Any, Template] = {}
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
     ) -> Any:
         rest = config_name, tuple(overrides), args, tuple(sorted(kwargs.items()))
         if (rest, run_mode) not in self._composed:
-            self._composed[rest, run_mode] = pickle.dumps(
+            self._composed[rest, run_mode] = Template(
                 inherited(composed(self._hydras, config_name, overrides, run_mode, *args, **kwargs), overrides)
             )
-        return pickle.loads(self._composed[rest, run_mode])  # five times as fast as a deep copy
+        return self._composed[rest, run_mode].copy()
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """A job's config, with the overrides of Hydra's own node that all jobs share."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from parediff.config.declared import arguments_of, descends, exists
 from parediff.config.rules import check_axes, check_kind, check_together
 from parediff.config.safety import check_import, check_secrets, check_target
 from parediff.config.settings import Kept, Settings, TrainSettings, check_seed
+from parediff.config.template import Template
 from parediff.errors import RequestError, nearest
 from parediff.resources import PACKAGE
 from parediff.validation import describe, fits
@@ -97,7 +97,7 @@ def checked_training(config: DictConfig) -> dict[str, Any]:
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain values, without hydra's own; a value that must be given and is not is named."""
-    plain = pickle.loads(pickle.dumps(config))  # several times as fast as a masked copy
+    plain = Template(config).copy()
     with open_dict(plain):
         plain.pop("hydra", None)
     try:
