@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def test_torchvision_networks_load_files_with_their_own_keys(tmp_path: Path, nam
     loaded = asked.network_with_weights()
     for (key, one), other in zip(network.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(one, other), key
+
+
+def test_channels_last_change_where_values_lie_and_nothing_else() -> None:
+    made = build("CifarResNet", {"depth": 20, "classes": 10}).eval()
+    assert made.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    plain = copy.deepcopy(made).to(memory_format=torch.contiguous_format)
+    assert not plain.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(made(images), plain(images))
 
 
 def test_features_are_what_the_last_layer_reads() -> None:

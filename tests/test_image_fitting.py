@@ -18,7 +18,7 @@ from parediff.calibration.noise import Noise
 from parediff.calibration.zeroq import ZeroQ
 from parediff.errors import RequestError
 from parediff.models.classifiers.probes import look
-from parediff.models.classifiers.statistics import deviation_loss, per_image_loss
+from parediff.models.classifiers.statistics import deviation_loss, moments, per_image_loss
 from parediff.training.image_fitting import CodeFitting, MatchEachImage, PixelFitting, shifted_by, swinging
 from parediff.training.intra_class import margins
 
@@ -92,6 +92,20 @@ def test_images_come_closer_to_the_statistics_than_the_noise_they_start_from(tmp
     made = [next(iter(source.make(datafree.studio(tmp_path, net))))[0] for source in (zeroq, genie)]
     assert float(per_image_loss(look(net, made[0]).norm_inputs)) < 0.5 * float(per_image_loss(noise))
     assert float(deviation_loss(look(net, made[1]).norm_inputs)) < 0.5 * float(deviation_loss(noise))
+
+
+@pytest.mark.parametrize(("axes", "correction"), [((0, 2, 3), 0), ((0, 2, 3), 1), ((2, 3), 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_moments_and_their_gradients_are_torchs_own(axes: Any, correction: int, memory_format: Any) -> None:
+    drawn = 3 + 2 * torch.randn(5, 4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = drawn.contiguous(memory_format=memory_format).requires_grad_()
+    found = moments(x, axes, correction=correction)
+    wanted = x.mean(axes), x.var(axes, correction=correction)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+        weights = torch.linspace(-1, 2, one.numel(), dtype=torch.float64).reshape(one.shape)
+        mine, theirs = (torch.autograd.grad((each * weights).sum(), x, retain_graph=True)[0] for each in (one, other))
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_t24_margins_are_exact_at_the_centre_and_beyond_the_farthest() -> None:

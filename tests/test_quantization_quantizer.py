@@ -136,6 +136,16 @@ def test_shifted_and_affine_gradients_agree_with_finite_differences():
         assert step.grad.item() == pytest.approx(by_hand.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("zero_point", [None, torch.tensor(5.0), torch.full((6, 1), 5.0)])
+def test_what_lies_on_the_grids_ends_or_beyond_passes_no_gradient(zero_point):
+    grid = Grid(3, "affine")
+    codes = torch.tensor([-0.1, 0.0, 0.1, 3.4, 6.9, 7.0, 7.1]).repeat(6, 1)
+    x = ((codes - (0 if zero_point is None else 5)) * 0.5).requires_grad_()
+    upstream = noise(6, 7)
+    (fake_quantize(x, torch.tensor(0.5), zero_point, grid) * upstream).sum().backward()
+    assert torch.equal(x.grad, upstream * torch.tensor([0.0, 0, 1, 1, 1, 0, 0]))
+
+
 def test_each_sample_may_have_a_step_of_its_own():
     x = noise(3, 4, 5)
     steps = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).requires_grad_()

@@ -89,11 +89,13 @@ class _FakeQuantize(torch.autograd.Function):
         x, step, zero_point = ctx.saved_tensors
         low, high = _bounds(ctx.grid, zero_point)
         v = _scaled(x, step, ctx.grid)
-        inside = (v > low) & (v < high)
         upstream = gradient.to(v.dtype)
         for_x = for_step = for_zero = None
         if ctx.needs_input_grad[0]:
-            for_x = (upstream * inside).to(x.dtype)
+            for_x = _kept_inside(upstream, v, low, high).to(x.dtype)
+        if not any(ctx.needs_input_grad[1:]):
+            return for_x, None, None, None
+        inside = (v > low) & (v < high)
         if ctx.needs_input_grad[1]:
             codes = _clipped(v.round(), ctx.grid, zero_point)
             slope = torch.where(inside, codes - v, codes)
@@ -101,3 +103,12 @@ class _FakeQuantize(torch.autograd.Function):
         if zero_point is not None and ctx.needs_input_grad[2]:
             for_zero = -(upstream * ~inside * step).sum_to_size(zero_point.shape)
         return for_x, for_step, for_zero, None
+
+
+def _kept_inside(upstream: Tensor, v: Tensor, low: Any, high: Any) -> Tensor:
+    """upstream where low < v < high, and 0 elsewhere."""
+    if isinstance(low, Tensor) and low.ndim == 0 and low.device.type == "cpu":  # a number: no device is waited for
+        low, high = float(low), float(high)
+    if isinstance(low, Tensor):
+        return upstream.masked_fill((v <= low) | (v >= high), 0)
+    return torch.ops.aten.hardtanh_backward(upstream, v, low, high)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parediff.models.classifiers.build import faster
 from parediff.models.classifiers.generators import Shape
 from parediff.models.classifiers.networks import as_images
 from parediff.models.classifiers.probes import Seen, look
@@ -98,7 +99,7 @@ class GeneratorTraining(Synthesis):
         super().__init__(teacher, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, -1))
-            self.network = objective.network(shape, classes, teacher).train()
+            self.network = faster(objective.network(shape, classes, teacher)).train()
             start = torch.Generator().manual_seed(seed_of(seed, -2))
             self.objective = objective.prepared(teacher, shape, start)
         self.student, self.warmup, self.student_rate = student, warmup, student_rate

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
+from parediff.models.classifiers.build import faster
 from parediff.models.classifiers.generators import PlainGenerator, Shape
 from parediff.models.classifiers.networks import as_images
 from parediff.models.classifiers.probes import look
@@ -92,7 +93,7 @@ class CodeFitting(Synthesis):
         super().__init__(teacher, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, -1))
-            self.generator = PlainGenerator(shape, latent=latent)
+            self.generator = faster(PlainGenerator(shape, latent=latent))
             self.codes = nn.Parameter(torch.randn(count, latent))
         self.register_buffer("last", torch.zeros(count, *shape))
         self.code_rate, self.generator_rate, self.swing = code_rate, generator_rate, swing

@@ -7,6 +7,7 @@ whose stored variance is below `DEAD` carry nothing and are left out. Computed i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +28,8 @@ def variance_loss(seen: Sequence[NormInput]) -> Tensor:
     terms = []
     for norm, x in seen:
         mean, variance, alive = _stored(norm)
-        values = _pooled(x)[alive]
-        found = values.var(1, unbiased=False)
-        terms.append((values.mean(1) - mean).square().mean() + (found - variance).square().mean())
+        given, found = _pooled(x, alive, correction=0)
+        terms.append((given - mean).square().mean() + (found - variance).square().mean())
     return torch.stack(terms).mean()
 
 
@@ -41,9 +41,9 @@ def per_image_loss(seen: Sequence[NormInput]) -> Tensor:
     terms = []
     for norm, x in seen:
         mean, variance, alive = _stored(norm)
-        values = x.float().flatten(2)[:, alive] if x.ndim > 2 else x[:, alive, None]
-        if values.shape[2] > 1:
-            terms.append(_moments(values, mean, (variance + SMALL).sqrt()).sum(1).mean())
+        if x[0, 0].numel() > 1:
+            given, found = (each[:, alive] for each in moments(x.float(), tuple(range(2, x.ndim)), correction=1))
+            terms.append(_distance(given, found, mean, (variance + SMALL).sqrt()).sum(1).mean())
     return torch.stack(terms).sum()
 
 
@@ -52,7 +52,7 @@ def deviation_loss(seen: Sequence[NormInput]) -> Tensor:
     terms = []
     for norm, x in seen:
         mean, variance, alive = _stored(norm)
-        terms.append(_moments(_pooled(x)[alive], mean, (variance + SMALL).sqrt()).mean())
+        terms.append(_distance(*_pooled(x, alive, correction=1), mean, (variance + SMALL).sqrt()).mean())
     return torch.stack(terms).sum()
 
 
@@ -61,9 +61,9 @@ def gaussian_divergence(seen: Sequence[NormInput]) -> Tensor:
     terms = []
     for norm, x in seen:
         mean, variance, alive = _stored(norm)
-        values = _pooled(x)[alive]
-        found, stored = values.var(1, unbiased=False).clamp_min(DEAD), variance.clamp_min(DEAD)
-        distance = (values.mean(1) - mean).square()
+        given, found = _pooled(x, alive, correction=0)
+        found, stored = found.clamp_min(DEAD), variance.clamp_min(DEAD)
+        distance = (given - mean).square()
         terms.append((distance + found) / (2 * stored) - 0.5 * (found / stored).log() - 0.5)
     return torch.cat(terms)
 
@@ -71,18 +71,46 @@ def gaussian_divergence(seen: Sequence[NormInput]) -> Tensor:
 def input_loss(normalised: Tensor) -> Tensor:
     """Of the input [N, C, H, W]: every image's mean to 0, deviation to 1; sum over channels, mean over images."""
     zero = normalised.new_zeros(normalised.shape[1])
-    return _moments(normalised.float().flatten(2), zero, zero + 1).sum(1).mean()
+    return _distance(*moments(normalised.float(), (2, 3), correction=1), zero, zero + 1).sum(1).mean()
 
 
-def _moments(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """(m - mean)^2 + (s - deviation)^2 along the last axis, s = sqrt(unbiased v + 1e-6)."""
-    found = (values.var(-1) + SMALL).sqrt()
-    return (values.mean(-1) - mean).square() + (found - deviation).square()
+def moments(x: Tensor, axes: tuple[int, ...], *, correction: int) -> tuple[Tensor, Tensor]:
+    """(mean, variance) along the axes; the sum of squares is divided by the count less `correction`.
+
+    What torch's own var and mean give, without their copies and their slow running sums.
+    """
+    return _Moments.apply(x, axes, correction)
 
 
-def _pooled(x: Tensor) -> Tensor:
-    """[N, C, ...] -> [C, values]."""
-    return x.float().transpose(0, 1).flatten(1)
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axes: tuple[int, ...], correction: int) -> tuple[Tensor, Tensor]:
+        mean = x.mean(axes, keepdim=True)
+        centred = x - mean
+        squares = torch.linalg.vector_norm(centred, dim=axes).square()
+        ctx.save_for_backward(centred)
+        ctx.shape, ctx.count = mean.shape, x.numel() // mean.numel()
+        ctx.freedom = ctx.count - correction
+        return mean.squeeze(axes), squares / ctx.freedom
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, for_mean: Tensor, for_variance: Tensor) -> tuple[Tensor | None, ...]:
+        (centred,) = ctx.saved_tensors
+        constant = (for_mean / ctx.count).reshape(ctx.shape)
+        slope = (for_variance * 2 / ctx.freedom).reshape(ctx.shape)
+        return torch.addcmul(constant, centred, slope), None, None
+
+
+def _distance(given: Tensor, found: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """(m - mean)^2 + (s - deviation)^2, s = sqrt(unbiased v + 1e-6)."""
+    return (given - mean).square() + ((found + SMALL).sqrt() - deviation).square()
+
+
+def _pooled(x: Tensor, alive: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
+    """(mean, variance) of the living channels of x [N, C, ...] over everything else."""
+    mean, variance = moments(x.float(), (0, *range(2, x.ndim)), correction=correction)
+    return mean[alive], variance[alive]
 
 
 def _stored(norm: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
