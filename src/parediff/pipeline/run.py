@@ -20,7 +20,8 @@ from parediff.pipeline.compress import compress, save
 from parediff.pipeline.evaluate import evaluate
 from parediff.pipeline.progress import Reporter
 from parediff.pipeline.several import Crew
-from parediff.pipeline.statement import method_code, protocol_of, record_of, write
+from parediff.pipeline.statement import method_code, protocol_of, record_of, synthesis_details, write
+from parediff.pipeline.syntheses import Syntheses
 from parediff.pipeline.unfinished import Unfinished, discard
 from parediff.provenance import fingerprint
 from parediff.results import record as records
@@ -137,24 +138,26 @@ def compress_model(
     told: dict[str, Any] = before[2] if before else {}
     trained: list[str] = []
 
-    def fitted(trainer: Any, name: str, module: Any, data: Any) -> None:
+    def fitted(trainer: Any, name: str, module: Any, data: Any, folder: Path) -> None:
         report.stage(f"train {name}")
-        folder = unfinished.training(name)
         last = "last" if (folder / "checkpoints" / "last.ckpt").exists() else None
         trainer.fit(module, folder, data=data, logger=logger_of(request.tracker), ckpt_path=last)
 
     def make(name: str, module: Any, steps: int) -> None:
-        fitted(replace(request.trainer, max_steps=steps), f"calibration/{name}", module, None)
+        trainer = replace(request.trainer, max_steps=steps)
+        syntheses.fit(name, module, steps, lambda folder: fitted(trainer, f"calibration/{name}", module, None, folder))
 
     def fit(name: str, module: Any) -> None:
         learns = request.methods[name].learns_from_data
-        fitted(request.trainer, name, module, calibrated.learned_from() if learns else None)
+        data = calibrated.learned_from() if learns else None
+        fitted(request.trainer, name, module, data, unfinished.training(name))
         trained.append(name)
         student.denoiser.to(request.device)
 
     def settle(place: int, state: Mapping[str, Tensor]) -> None:
-        unfinished.settle(place, state, _told(request, calibrated, trained, told))
+        unfinished.settle(place, state, _told(request, calibrated, trained, told, syntheses.saved))
 
+    syntheses = Syntheses(Path(request.config["runs_dir"]) / ".syntheses", synthesis_details(request))
     calibrated = request.task.calibrated(teacher, make, unfinished.calls)
     settled = before and (before[0], before[1])
     state = compress(student, teacher, request.methods, calibrated.calls, fit, settle, settled)
@@ -162,13 +165,16 @@ def compress_model(
         crew.take(student, state)
     if request.config["save"]:
         save(state, request.folder)
-    return _told(request, calibrated, trained, told)
+    return _told(request, calibrated, trained, told, syntheses.saved)
 
 
-def _told(request: Request, calibrated: Calibrated, trained: list[str], before: dict[str, Any]) -> dict[str, Any]:
+def _told(
+    request: Request, calibrated: Calibrated, trained: list[str], before: dict[str, Any], saved: float
+) -> dict[str, Any]:
     """Source, protocol, images and seconds of a calibration; its images, where there are any, as a grid beside.
 
-    `before` is what was told of the part that an earlier process did.
+    `before` is what was told of the part that an earlier process did; `saved`: seconds of trainings that an earlier run
+    did, which count as this one's.
     """
     pictures = calibrated.pictures()
     if pictures is not None:
@@ -180,7 +186,7 @@ def _told(request: Request, calibrated: Calibrated, trained: list[str], before: 
         "source": type(request.calibration).__module__.rpartition(".")[2],
         "protocol": "finetune" if trained else before.get("protocol", "calibrate"),
         "samples": before.get("samples", 0) + calibrated.samples,
-        "seconds": round(before.get("seconds", 0.0) + calibrated.seconds, 3),
+        "seconds": round(before.get("seconds", 0.0) + calibrated.seconds + saved, 3),
         "pictures": sheet_name,
     }
 

@@ -117,3 +117,15 @@ def write(request: Request, record: Record, pictures: Tensor) -> None:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(request.config))))
     write_atomically(folder / "samples.png", sheet(pictures))
     records.write(record, folder)
+
+
+def synthesis_details(request: Request) -> dict[str, Any]:
+    """All that decides a training that makes calibration data, beside the training itself."""
+    asked = {key: value for key, value in request.config["calibration"].items() if key != "count"}
+    return {
+        "calibration": asked,
+        "code": source_digest([type(request.calibration).__module__]),
+        "trainer": {key: request.config["trainer"][key] for key in ("accelerator", "devices", "precision")},
+        "device": request.device,
+        "versions": versions(VERSIONS_THAT_MATTER),
+    }

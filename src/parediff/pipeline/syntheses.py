@@ -1,0 +1,56 @@
+"""Trainings that make calibration data: what one run has trained, every other run that asks for the same takes over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from parediff.atomic import tidy, write_atomically
+from parediff.metrics.weights import weights_fingerprint
+from parediff.models.weights import load_weights
+from parediff.provenance import fingerprint
+from parediff.results.lease import lease
+
+STATE, SECONDS, TRAINING = "state.safetensors", "seconds.json", "training"
+
+
+class Syntheses:
+    """Below the folder of all runs. `details` decide a training beside its name, its steps and how it starts.
+
+    `saved`: seconds that others had spent on what was taken over.
+    """
+
+    def __init__(self, folder: Path, details: Mapping[str, Any]) -> None:
+        self.folder, self.details, self.saved = folder, dict(details), 0.0
+
+    def fit(self, name: str, module: Any, steps: int, train: Callable[[Path], None]) -> None:
+        """`module` as it is after its training, by `train(folder)` or by an earlier one; other processes wait for it.
+
+        A training that was cut off goes on from its checkpoints.
+        """
+        asked = {"name": name, "steps": steps, "start": weights_fingerprint(module)}
+        folder = self.folder / fingerprint(self.details | asked | {"teacher": weights_fingerprint(module.teacher)})
+        with lease(folder, wait=True):
+            if (folder / SECONDS).is_file():
+                module.load_state_dict(load_weights(folder / STATE))
+                self.saved += json.loads((folder / SECONDS).read_text())
+            else:
+                _train(module, train, folder)
+
+
+def _train(module: Any, train: Callable[[Path], None], folder: Path) -> None:
+    """The seconds are written last: where they stand, the state is whole."""
+    tidy(folder)
+    begun = time.perf_counter()
+    train(folder / TRAINING)
+    seconds = time.perf_counter() - begun
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    write_atomically(folder / STATE, save(state))
+    write_atomically(folder / SECONDS, json.dumps(seconds))
+    shutil.rmtree(folder / TRAINING, ignore_errors=True)
