@@ -160,6 +160,18 @@ def test_a_reservoir_is_bounded_fair_and_deterministic():
     assert torch.equal(samples.values, collect().values)
 
 
+def test_a_reservoir_drops_nothing_before_it_is_full_and_no_place_of_a_call_more_than_another():
+    """Channels alternate in memory, so dropping every second value would lose one of them."""
+    small, full = Reservoir(capacity=4096), Reservoir(capacity=4096)
+    for call in range(4):
+        small.add(torch.arange(1024.0) + 1024 * call)
+    assert torch.equal(small.samples().values, torch.arange(4096.0)[None])
+    for _ in range(64):
+        full.add(torch.arange(1024.0) % 2)
+    assert full.samples().values.mean().item() == pytest.approx(0.5, abs=0.04)
+    assert torch.equal(full.samples().values, full.samples().values)
+
+
 def test_a_reservoir_keeps_channels_apart():
     reservoir = Reservoir(axis=1, capacity=512)
     for _ in range(5):

@@ -154,6 +154,15 @@ def test_t4_softplus_is_inverted_from_tiny_to_large_steps() -> None:
         assert float(source.at(torch.tensor([5.0]))[0]) == pytest.approx(step, rel=1e-5)
 
 
+@pytest.mark.parametrize("together", [2, 3, 7, 25, 101])
+def test_an_interval_does_not_depend_on_which_others_are_computed_with_it(together: int) -> None:
+    source, t = generator(kind="affine"), torch.linspace(0, 999, 101)
+    whole = source.at(t)
+    for place, found in enumerate(whole):
+        parts = torch.cat([source.at(t[start : start + together])[place] for start in range(0, 101, together)])
+        assert torch.equal(found, parts)
+
+
 @pytest.mark.parametrize("kind", ["symmetric", "affine"])
 @pytest.mark.parametrize("seed", range(3))
 def test_t5_steps_are_positive_for_every_time_step(seed: int, kind: Kind) -> None:

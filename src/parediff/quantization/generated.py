@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from parediff.quantization.time_context import TimeContext, embedding_of
 WIDTH = 64
 LAST_WEIGHT_SCALE = 0.1
 """Shrinks the initial last weight, so that s(t) starts close to s0 for every t (section 2.2)."""
+
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""x, weight and bias to what a linear layer gives."""
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
@@ -53,11 +58,15 @@ class Generated(TimedSource):
 
     def reach(self, embedding: Tensor) -> Tensor:
         """What the network gives out for e(t) [B, d]: positive, [B, groups * numbers]."""
-        hidden = embedding
-        for layer in self.hidden:
-            hidden = F.relu(layer(hidden))
+        return _positive(self._raw(embedding, F.linear))
+
+    def _raw(self, embedding: Tensor, product: Product) -> Tensor:
+        """What is made positive at the end."""
+        hidden, layers = embedding, cast(list[nn.Linear], list(self.hidden))
+        for layer in layers:
+            hidden = F.relu(product(hidden, layer.weight, layer.bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return F.softplus(self.last(hidden)).clamp_min(SMALLEST_STEP)
+        return product(hidden, self.last.weight, self.last.bias)
 
     def interval_of(self, reach: Tensor) -> Interval:
         """(step, zero point), each [B] or [B, groups]."""
@@ -77,11 +86,11 @@ class Generated(TimedSource):
 
     @torch.no_grad()
     def at(self, t: Tensor) -> Interval:
-        """For time steps [K], without dropout, each computed alone: a product's rounding depends on its batch."""
+        """For time steps [K], without dropout, each bit by bit as it is alone."""
         training, self.training = self.training, False
-        reaches = [self.reach(embedding_of(one, self.context.channels)) for one in t.reshape(-1, 1)]
+        raw = self._raw(embedding_of(t, self.context.channels), row_by_row)
         self.training = training
-        return self.interval_of(torch.cat(reaches))
+        return self.interval_of(torch.cat([_positive(row) for row in raw.split(1)]))
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
@@ -133,6 +142,15 @@ class Generated(TimedSource):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.forget()
         super()._load_from_state_dict(*args, **kwargs)
+
+
+def _positive(raw: Tensor) -> Tensor:
+    return F.softplus(raw).clamp_min(SMALLEST_STEP)
+
+
+def row_by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer [B, in] -> [B, out] whose rows do not depend on each other: a product's rounding does, on B."""
+    return (weight * x[:, None]).sum(dim=2) + bias
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -18,6 +18,8 @@ from parediff.quantization.sources import Interval
 from parediff.quantization.time_context import embedding_of
 from parediff.validation import Below1, Positive, Whole, check_types
 
+BETAS = (0.8, 0.99)
+"""Of Adam: 120 steps do what 200 do with the usual ones."""
 NUDGE = 0.1
 """The error's curvature is measured this share of the static interval around the best one."""
 
@@ -92,7 +94,7 @@ class GeneratorFit:
         return energy.clamp_min(floor) if self.relative_error else energy.mean().clamp_min(1e-20).expand_as(energy)
 
     def _descend(self, stack: Stack, targets: Targets, source: Generated) -> None:
-        optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(stack.tensors, lr=self.learning_rate, betas=BETAS, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         generator = torch.Generator().manual_seed(0)
         t, channels = source.context.known, source.context.channels

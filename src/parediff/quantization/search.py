@@ -21,8 +21,8 @@ Fit = tuple[Tensor, Tensor | None]
 Ranges = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is tried, [candidates, groups], to the low and high ends it stands for."""
 
-BLOCK = 2**15
-"""Values per block: small enough for a core's cache, so that all candidates are tried on it without going to memory."""
+BLOCK = 2**18
+"""Rounded values per block: they fit a core's cache, and are so many that calling torch costs little beside them."""
 
 
 class Score(ABC):
