@@ -87,7 +87,7 @@ def quantised(teacher: Any, method: Method) -> Any:
     return student.denoiser
 
 
-def learner(ranges: str, method: Method) -> Distillation:
+def learner(ranges: str, method: Method, augment: tuple[str, ...] = ()) -> Distillation:
     teacher = datafree.network()
     return Distillation(
         quantised(teacher, method),
@@ -101,6 +101,7 @@ def learner(ranges: str, method: Method) -> Distillation:
         activation_ranges=ranges,  # type: ignore[arg-type]
         observe_steps=2,
         refit_weights=True,
+        augment=augment,
         seed=4,
     )
 
@@ -118,7 +119,7 @@ def images(maker: bool) -> SyntheticImages:
 
 @pytest.mark.parametrize("maker", [False, True])
 def test_t33_a_resumed_finetuning_repeats_the_uninterrupted_one(maker: bool, tmp_path: Path, four_bits: Method) -> None:
-    whole, resumed = (learner("ema", four_bits) for _ in range(2))
+    whole, resumed = (learner("ema", four_bits, ("flip", "noise")) for _ in range(2))
     before = {name: value.clone() for name, value in whole.teacher.state_dict().items()}
     statistics = {n: v.clone() for n, v in whole.network.state_dict().items() if "running" in n}
     weights = _weights(whole)
@@ -134,6 +135,26 @@ def test_t33_a_resumed_finetuning_repeats_the_uninterrupted_one(maker: bool, tmp
     assert [int(average.updates) for average in whole.ranges] == [2] * len(whole.ranges)
     assert [int(average.updates) for average in resumed.ranges] == [2] * len(resumed.ranges)
     assert datafree.hooks(whole.network) == 0
+
+
+def test_teacher_and_student_look_at_augmented_images(tmp_path: Path, four_bits: Method) -> None:
+    seen: dict[str, list[Tensor]] = {"teacher": [], "student": []}
+    module = learner("calibrated", four_bits, ("flip",))
+    for name, network in (("teacher", module.teacher), ("student", module.network)):
+        network.register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0].clone()))
+    datafree.trainer(1).fit(module, tmp_path, data=images(False))
+    own = torch.cat([images(False).train[i][0][None] for i in range(16)])
+    (given,) = seen["student"]
+    assert torch.equal(given, seen["teacher"][-1])
+    plain, mirrored = ((given[:, None] == wanted).flatten(2).all(2).any(1) for wanted in (own, own.flip(-1)))
+    assert torch.equal(plain, ~mirrored)
+    assert 0 < int(mirrored.sum()) < len(given)
+
+
+def test_an_unknown_augmentation_is_named() -> None:
+    request = composed("method=[ptq,finetune]", "methods.finetune.augment=[flip,fly]")
+    with pytest.raises(RequestError, match=r"augment=.*fly.*: some of flip, .*, shift"):
+        build(request)
 
 
 def _weights(module: Distillation) -> Tensor:

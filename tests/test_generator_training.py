@@ -23,11 +23,11 @@ from parediff.models.classifiers.generators import (
     WideGenerator,
 )
 from parediff.models.classifiers.probes import look
+from parediff.training.augmentations import AUGMENTATIONS, each_by_chance
 from parediff.training.base import generator_of
 from parediff.training.collapse import CollapseWatch
 from parediff.training.generator import GeneratorObjective, GeneratorTraining, divergence
 from parediff.training.generator_objectives import (
-    AUGMENTATIONS,
     Dfakd,
     Gdfq,
     Qimera,
@@ -169,6 +169,25 @@ def test_t27_robustness_terms_vanish_for_no_change_and_are_bounded() -> None:
     codes = RIS.draw(8, 3, rng)
     endless = replace(RIS, tau=(math.inf, math.inf)).loss(net, x, seen, codes, None, rng)
     torch.testing.assert_close(endless, GDFQ.loss(net, x, seen, codes, None, rng))
+
+
+def test_a_shifted_image_is_a_window_of_itself_and_its_mirror() -> None:
+    x = torch.rand(64, 2, 16, 24, generator=torch.Generator().manual_seed(0))
+    shifted, padded = AUGMENTATIONS["shift"](x, torch.Generator().manual_seed(1)), F.pad(x, (3, 3, 2, 2), "reflect")
+    windows = {(a, b): padded[:, :, a : a + 16, b : b + 24] for a in range(5) for b in range(7)}
+    places = [[place for place, window in windows.items() if torch.equal(window[i], shifted[i])] for i in range(64)]
+    assert all(len(found) == 1 for found in places)
+    assert {row for ((row, _),) in places} == set(range(5))
+    assert {column for ((_, column),) in places} == set(range(7))
+
+
+def test_each_augmentation_falls_on_a_random_half() -> None:
+    x = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert each_by_chance((), x, torch.Generator()) is x
+    changed = each_by_chance(("flip",), x, torch.Generator().manual_seed(1))
+    as_they_were, mirrored = ((changed == wanted).flatten(1).all(1) for wanted in (x, x.flip(-1)))
+    assert torch.equal(as_they_were, ~mirrored)
+    assert 160 < int(mirrored.sum()) < 240
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

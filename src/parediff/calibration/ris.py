@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from parediff.calibration.generated import GeneratorSource
+from parediff.training.augmentations import require_known
 from parediff.training.generator import GeneratorObjective
-from parediff.training.generator_objectives import AUGMENTATIONS, Gdfq, Ris
-from parediff.validation import Count, NonNegative, Positive, require
+from parediff.training.generator_objectives import Gdfq, Ris
+from parediff.validation import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class RIS(GeneratorSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.pool if name not in AUGMENTATIONS]
-        require(bool(self.pool) and not unknown, "pool", list(self.pool), f"some of {', '.join(AUGMENTATIONS)}")
+        require_known("pool", self.pool, least=1)
 
     @property
     def objective(self) -> GeneratorObjective:

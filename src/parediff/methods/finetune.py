@@ -9,6 +9,7 @@ from parediff.errors import RequestError
 from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.calibrate import input_quantizers
+from parediff.training.augmentations import require_known
 from parediff.training.ranges import LEAST_LEGACY_UPDATES
 from parediff.validation import NonNegative, Positive, Seed, Whole, require
 
@@ -21,6 +22,7 @@ class Finetune(Method):
     `reduction`: of the KL, by element as GDFQ or by image as IntraQ, which weighs it C times as much. `ema`: activation
     ranges are an average over the first `observe_steps` steps and stand from then on; `legacy`: GDFQ's own average.
     `refit_weights`: weights' steps follow their least and largest value after every step, as in the min-max family.
+    `augment`: what images are changed by, each on a random half of every batch; images that were made are few.
     The result is the last state, never the best one on held-out images.
     """
 
@@ -36,10 +38,12 @@ class Finetune(Method):
     activation_ranges: Literal["calibrated", "ema", "legacy"]
     observe_steps: Whole
     refit_weights: bool
+    augment: Annotated[tuple[str, ...], "changes of the images, one after the other, each on half of them"]
     seed: Annotated[Seed, "of what is random in the training"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_known("augment", self.augment)
         weights = self.cross_entropy + self.distillation
         require(weights > 0, "distillation", self.distillation, "a positive number here or for cross_entropy")
         least = {"calibrated": 0, "ema": 1, "legacy": LEAST_LEGACY_UPDATES}[self.activation_ranges]
@@ -66,6 +70,7 @@ class Finetune(Method):
             activation_ranges=self.activation_ranges,
             observe_steps=self.observe_steps,
             refit_weights=self.refit_weights,
+            augment=self.augment,
             seed=self.seed,
         )
 

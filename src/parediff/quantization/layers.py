@@ -13,8 +13,11 @@ from torch.nn import functional as F
 from parediff.quantization.quantizer import Quantizer
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-SHAPES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
-"""What pipelines and networks ask a layer about itself, as SDXL its embedding of sizes."""
+
+
+def _of_layer(name: str) -> Any:
+    """What pipelines and networks ask a layer about itself, as SDXL its embedding of sizes."""
+    return property(lambda self: getattr(self.layer, name))
 
 
 class FoldableLayer(nn.Module):
@@ -32,8 +35,9 @@ class FoldableLayer(nn.Module):
         self.layer: Any = layer
         self.register_buffer("folded", None, persistent=False)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name) if name in SHAPES else super().__getattr__(name)
+    in_features, out_features = _of_layer("in_features"), _of_layer("out_features")
+    in_channels, out_channels = _of_layer("in_channels"), _of_layer("out_channels")
+    kernel_size, stride, padding = _of_layer("kernel_size"), _of_layer("stride"), _of_layer("padding")
 
     @property
     def weight(self) -> nn.Parameter:
@@ -76,10 +80,11 @@ class FoldableLayer(nn.Module):
 
     def arithmetic(self, x: Tensor) -> Tensor:
         """The layer's own operation on x and the rounded weight."""
-        weight = self.quantized_weight() if self.folded is None else self.folded
-        if isinstance(self.layer, nn.Linear):
-            return F.linear(x, weight, self.layer.bias)
-        return self.layer._conv_forward(x, weight, self.layer.bias)
+        layer, folded = self.layer, self.folded
+        weight = self.quantized_weight() if folded is None else folded
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, layer.bias)
+        return layer._conv_forward(x, weight, layer.bias)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.unfold()

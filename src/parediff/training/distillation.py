@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from parediff.models.classifiers.networks import as_images
 from parediff.quantization.calibrate import fit_weights, input_quantizers
 from parediff.quantization.search import MinMax
+from parediff.training.augmentations import each_by_chance
 from parediff.training.collapse import CollapseWatch
 from parediff.training.generator import soft_cross_entropy
 from parediff.training.ranges import RangeAverage
@@ -46,6 +47,7 @@ class Distillation(ManualTraining):
         activation_ranges: Ranges,
         observe_steps: int,
         refit_weights: bool,
+        augment: Sequence[str],
         seed: int,
     ) -> None:
         super().__init__(teacher, seed=seed)
@@ -53,7 +55,7 @@ class Distillation(ManualTraining):
         self.cross_entropy, self.distillation = cross_entropy, distillation
         self.temperature, self.reduction = temperature, reduction
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.observe_steps, self.refit_weights = observe_steps, refit_weights
+        self.observe_steps, self.refit_weights, self.augment = observe_steps, refit_weights, tuple(augment)
         quantizers = {name: q for name, q in input_quantizers(network).items() if not q.grid.identity}
         self._observed = quantizers if activation_ranges != "calibrated" else {}
         self.ranges = nn.ModuleList(RangeAverage(legacy=activation_ranges == "legacy") for _ in self._observed)
@@ -86,7 +88,7 @@ class Distillation(ManualTraining):
     def step(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         batches, values = self._batches(batch, generator)
         for place, (images, targets) in enumerate(batches):
-            loss, apart = self.loss(images, targets)
+            loss, apart = self.loss(each_by_chance(self.augment, images, generator), targets)
             descend(loss, self.given_optimizers()[0], counted=place == len(batches) - 1)
             if self.refit_weights:
                 fit_weights(self.network, MinMax())

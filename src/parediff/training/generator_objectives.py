@@ -20,6 +20,7 @@ from parediff.models.classifiers.generators import (
 from parediff.models.classifiers.networks import as_images
 from parediff.models.classifiers.probes import Seen, classifier_inputs, look
 from parediff.models.classifiers.statistics import gaussian_divergence, variance_loss
+from parediff.training.augmentations import AUGMENTATIONS
 from parediff.training.generator import Codes, GeneratorObjective, Rng, divergence, soft_cross_entropy
 
 PARTS_OF_NOISE = 512
@@ -268,58 +269,3 @@ def likeness(rows: Tensor) -> float:
     cosines = (unit @ unit.T).abs()
     count = len(rows)
     return float((cosines.sum() - cosines.trace()) / max(1, count * (count - 1)))
-
-
-def flip(x: Tensor, rng: Rng) -> Tensor:
-    return x.flip(-1)
-
-
-def resized_crop(x: Tensor, rng: Rng) -> Tensor:
-    """One square of 50 to 100 % of the area for the whole batch, scaled back."""
-    height, width = x.shape[-2:]
-    side = (0.5 + 0.5 * float(torch.rand((), generator=rng))) ** 0.5
-    tall, wide = max(1, round(side * height)), max(1, round(side * width))
-    top = int(torch.randint(height - tall + 1, (), generator=rng))
-    left = int(torch.randint(width - wide + 1, (), generator=rng))
-    crop = x[..., top : top + tall, left : left + wide]
-    return F.interpolate(crop, size=(height, width), mode="bilinear", align_corners=False)
-
-
-def jitter(x: Tensor, rng: Rng) -> Tensor:
-    """Brightness and contrast of each image by up to 0.4."""
-    change = 0.8 * torch.rand(2, len(x), 1, 1, 1, generator=rng).to(x) - 0.4
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return (x - mean) * (1 + change[0]) + mean + change[1]
-
-
-def blur(x: Tensor, rng: Rng) -> Tensor:
-    """A 3x3 Gaussian, the border repeated."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
-
-
-def noise(x: Tensor, rng: Rng) -> Tensor:
-    return x + 0.1 * torch.randn(x.shape, generator=rng).to(x)
-
-
-def cutout(x: Tensor, rng: Rng) -> Tensor:
-    """A rectangle of a quarter of the area is 0, the same in the whole batch."""
-    height, width = x.shape[-2:]
-    tall, wide = max(1, height // 2), max(1, width // 2)
-    top = int(torch.randint(height - tall + 1, (), generator=rng))
-    left = int(torch.randint(width - wide + 1, (), generator=rng))
-    mask = torch.ones_like(x[:1, :1])
-    mask[..., top : top + tall, left : left + wide] = 0
-    return x * mask
-
-
-AUGMENTATIONS = {
-    "flip": flip,
-    "resized_crop": resized_crop,
-    "jitter": jitter,
-    "blur": blur,
-    "noise": noise,
-    "cutout": cutout,
-}
-"""RIS's pool; of each step one is drawn."""

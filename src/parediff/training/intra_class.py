@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from parediff.models.classifiers.networks import as_images
 from parediff.models.classifiers.probes import look
 from parediff.models.classifiers.statistics import variance_loss
-from parediff.training.generator_objectives import flip, resized_crop
+from parediff.training.augmentations import flip, resized_crop
 from parediff.training.image_fitting import ImageLoss
 
 
