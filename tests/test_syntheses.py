@@ -15,6 +15,7 @@ from parediff.cli import main
 from parediff.models.classifiers.networks import ConvNet
 from parediff.pipeline.syntheses import SECONDS, Syntheses
 from parediff.results import record
+from parediff.training.distillation import Distillation
 from parediff.training.fit import Trainer
 from parediff.training.generator import GeneratorTraining
 from parediff.training.generator_objectives import Gdfq
@@ -87,6 +88,22 @@ def test_a_training_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path: Path
     assert train.times == 1
     assert again.saved == 0.0
     assert not kept.exists()
+
+
+def test_a_run_that_goes_on_counts_its_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["run", "model=classifier_digits", "calibration=gdfq", "calibration.steps=2", "calibration.batch_size=8"]
+    asked += ["calibration.count=8", "method=[ptq,finetune]", "trainer.max_steps=1", "trainer.progress=false"]
+    asked += ["workload.count=16", "tracker=none", "cost=[calibration_s,calibration_samples]", f"runs_dir={tmp_path}"]
+
+    def cut_off(self: Distillation, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "step", cut_off)
+        assert main(asked) == 130
+    assert main(asked) == 0
+    (found,) = record.find([tmp_path]).records
+    assert found.calibration["samples"] == found.cost["calibration_samples"] == 8
 
 
 def test_runs_of_several_widths_share_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

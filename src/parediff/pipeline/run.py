@@ -176,6 +176,7 @@ def _told(
     `before` is what was told of the part that an earlier process did; `saved`: seconds of trainings that an earlier run
     did, which count as this one's.
     """
+    earlier = {} if calibrated.remade and calibrated.samples else before
     pictures = calibrated.pictures()
     if pictures is not None:
         write_atomically(request.folder / records.CALIBRATION_SHEET, sheet(pictures))
@@ -185,8 +186,8 @@ def _told(
         **calibrated.told(),
         "source": type(request.calibration).__module__.rpartition(".")[2],
         "protocol": "finetune" if trained else before.get("protocol", "calibrate"),
-        "samples": before.get("samples", 0) + calibrated.samples,
-        "seconds": round(before.get("seconds", 0.0) + calibrated.seconds + saved, 3),
+        "samples": earlier.get("samples", 0) + calibrated.samples,
+        "seconds": round(earlier.get("seconds", 0.0) + calibrated.seconds + saved, 3),
         "pictures": sheet_name,
     }
 

@@ -20,7 +20,9 @@ from parediff.sampling.workload import Workload
 
 
 class Calibrated(ABC):
-    """The calibration data of one run."""
+    """The calibration data of one run. `remade`: a run that goes on makes the same once more; others add to it."""
+
+    remade: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -32,6 +32,8 @@ class CalibrationImages(Calibrated):
     Then they learn from all training images.
     """
 
+    remade: ClassVar[bool] = True
+
     def __init__(self, made: MadeImages, data: Callable[[], Any]) -> None:
         self._made, self._data = made, data
 
