@@ -417,6 +417,25 @@ def test_the_command_shows_one_front_per_protocol_and_says_so(tmp_path: Path) ->
     assert "1 record of protocol other left out of the first front: its details do not say in what" in told
 
 
+def _laid_out(x: str | None, y: str | None) -> list[Record]:
+    return [replace(own, config=dict(own.config) | {"front": {"x": x, "y": y}}) for own in study()]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "axes"),
+    [
+        ("nfe", "psnr", ("cost.nfe", "fidelity.psnr")),
+        ("cost.size_bytes", None, ("cost.size_bytes", "quality.fd_digits")),
+        ("calibration_s", "top1", ("cost.bops", "quality.fd_digits")),  # nothing of it was measured
+    ],
+)
+def test_what_a_study_lays_out_is_where_its_front_begins(x: str, y: str | None, axes: tuple[str, str]) -> None:
+    front = build_front(_laid_out(x, y))
+    assert (front.x.key, front.y.key) == axes
+    mixed = build_front([*_laid_out(x, y)[:4], *_laid_out("macs", "ssim")[4:]])
+    assert (mixed.x.key, mixed.y.key) == ("cost.bops", "quality.fd_digits")
+
+
 def test_a_folder_without_records_is_a_wrong_request(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="PATH"):
         front_command([tmp_path], None, None, None, None, Console(file=io.StringIO()))

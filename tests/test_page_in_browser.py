@@ -313,6 +313,19 @@ def test_one_file_opens_from_disk_with_details_and_pictures(browser: Any, runs: 
         until(page, "document.querySelector('#details img.sheet')?.naturalWidth === 64")
 
 
+def test_a_page_begins_with_what_the_study_lays_out_and_no_accuracy_on_a_log_scale(
+    browser: Any, tmp_path: Path
+) -> None:
+    for own, top1 in zip(study()[:3], (0.09, 0.5, 0.9), strict=False):
+        asked = dict(own.config) | {"front": {"x": "nfe", "y": "quality.top1"}}
+        one = replace(own, config=asked, quality={"top1": top1}, better=dict(own.better) | {"top1": "higher"})
+        records.write(one, tmp_path / "runs" / one.id)
+    page = write_folder([tmp_path / "runs"], tmp_path / "page")
+    for view in opened(browser, page.as_uri()):
+        seen = view.evaluate("[parediff.state.x, parediff.state.y, parediff.chart.scene.logY]")
+        assert seen == ["cost.nfe", "quality.top1", False]
+
+
 def test_the_images_that_calibrated_are_shown_with_their_run(browser: Any, tmp_path: Path) -> None:
     folder = next(own.parent for own in sorted(write_study(tmp_path / "runs").glob("*/*/samples.png")))
     (folder / records.CALIBRATION_SHEET).write_bytes((folder / "samples.png").read_bytes())

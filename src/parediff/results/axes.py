@@ -168,8 +168,16 @@ def unit_of(name: str, records: Iterable[Record]) -> tuple[str, str]:
 
 
 def default_keys(records: Sequence[Record]) -> tuple[str, str]:
-    """(x, y) when none are named: BOPs or else the first cost, against the first quality or else the first fidelity."""
+    """(x, y) when none are named: what the study lays out; BOPs or the first cost, the first quality or fidelity."""
     known = known_keys(records)
     costs = (key for key in ("cost.bops", *known) if key.startswith("cost.") and present(key, records))
     worth = [key for key in known if key.startswith(("quality.", "fidelity."))]
-    return next(costs, "cost.bops"), worth[0] if worth else "quality.fd_digits"
+    x, y = next(costs, "cost.bops"), worth[0] if worth else "quality.fd_digits"
+    return laid_out("x", records) or x, laid_out("y", records) or y
+
+
+def laid_out(axis: str, records: Sequence[Record]) -> str | None:
+    """The full key that every record's study asks for on its front; None where they differ or have no number for it."""
+    asked = {str((record.config.get("front") or {}).get(axis)) for record in records}
+    found = [key for key in known_keys(records) if asked <= {key, key.partition(".")[2]} and present(key, records)]
+    return found[0] if len(found) == 1 else None

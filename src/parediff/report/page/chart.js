@@ -54,7 +54,7 @@
       return [low, high];
     };
     const [lowX, highX] = bounds("x"), [lowY, highY] = bounds("y");
-    const logX = lowX > 0 && (state.logX ?? highX / lowX > 1.5), logY = lowY > 0 && (state.logY ?? highY / lowY > LOG_FROM);
+    const logX = lowX > 0 && (state.logX ?? highX / lowX > 1.5), logY = lowY > 0 && (state.logY ?? (columnY.better !== "higher" && highY / lowY > LOG_FROM));
     const toX = (value) => (logX ? Math.log10(value / unitX.scale) : value / unitX.scale);
     const toY = (value) => (logY ? Math.log10(value / unitY.scale) : value / unitY.scale);
     const reach = (point) => [Math.max(point.y - (point.yError ?? 0), logY ? point.y / 2 : -Infinity), point.y + (point.yError ?? 0)];

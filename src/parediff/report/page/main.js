@@ -46,8 +46,14 @@
     return { worth, costs: [...seconds, ...costs].sort((a, b) => rank(a) - rank(b)), rest: [...own("difference"), ...own("ratio").filter((key) => !seconds.includes(key)), ...own("seconds"), ...store.keys("run", "config").filter((key) => store.columns.get(key).kind === "number" && store.varies(key))] };
   };
 
+  /* The axis that all runs' study lays out, in full or without its section. */
+  const laidOut = (key, all) => {
+    const asked = store.has(key) && !store.varies(key) ? store.text(key, 0) : null;
+    return all.find((own) => own === asked || own.slice(own.indexOf(".") + 1) === asked);
+  };
+
   function settle() {
-    const { state } = parediff, { worth, costs, rest } = axisKeys(), all = [...worth, ...costs, ...rest], [firstX, firstY] = parediff.told.axes ?? [];
+    const { state } = parediff, { worth, costs, rest } = axisKeys(), all = [...worth, ...costs, ...rest], [firstX, firstY] = parediff.told.axes ?? ["front.x", "front.y"].map((key) => laidOut(key, all));
     const known = (key) => all.includes(key);
     if (!known(state.x)) state.x = known(firstX) ? firstX : known("cost.bops") ? "cost.bops" : costs[0] ?? all[0] ?? null;
     if (!known(state.y)) state.y = known(firstY) ? firstY : worth[0] ?? all.find((key) => key !== state.x) ?? null;
