@@ -127,5 +127,5 @@ def synthesis_details(request: Request) -> dict[str, Any]:
         "code": source_digest([type(request.calibration).__module__]),
         "trainer": {key: request.config["trainer"][key] for key in ("accelerator", "devices", "precision")},
         "device": request.device,
-        "versions": versions(VERSIONS_THAT_MATTER),
+        "libraries": versions(VERSIONS_THAT_MATTER),
     }
