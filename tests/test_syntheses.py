@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import datafree
 from parediff.cli import main
 from parediff.models.classifiers.networks import ConvNet
+from parediff.pipeline import syntheses
 from parediff.pipeline.syntheses import SECONDS, Syntheses
 from parediff.results import record
 from parediff.training.distillation import Distillation
@@ -71,6 +72,21 @@ def test_whatever_decides_it_asks_for_a_training_of_its_own(changed: str, tmp_pa
         asked = module(seed=int(now and changed == "seed"), net=net)
         Syntheses(tmp_path, details).fit(name, asked, steps, train(asked))
     assert train.times == 2
+
+
+def test_other_code_of_the_training_trains_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, asked = Trained(), [module(), module()]
+    plain, seen = syntheses.source_digest, []
+
+    def digest(modules: Iterable[str]) -> str:
+        seen.append(list(modules))
+        return plain(seen[-1]) + str(len(seen))
+
+    monkeypatch.setattr(syntheses, "source_digest", digest)
+    for one in asked:
+        Syntheses(tmp_path, {}).fit("generator", one, 2, train(one))
+    assert train.times == 2
+    assert seen[0] == [f"parediff.training.{name}" for name in ("generator", "synthesis", "synthesis")]
 
 
 def test_a_training_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save
 
 from parediff.atomic import tidy, write_atomically
+from parediff.digest import source_digest
 from parediff.metrics.weights import weights_fingerprint
 from parediff.models.weights import load_weights
 from parediff.provenance import fingerprint
@@ -34,7 +35,7 @@ class Syntheses:
 
         A training that was cut off goes on from its checkpoints.
         """
-        asked = {"name": name, "steps": steps, "start": weights_fingerprint(module)}
+        asked = {"name": name, "steps": steps, "start": weights_fingerprint(module), "training": _code_of(module)}
         folder = self.folder / fingerprint(self.details | asked | {"teacher": weights_fingerprint(module.teacher)})
         with lease(folder, wait=True):
             if (folder / SECONDS).is_file():
@@ -42,6 +43,13 @@ class Syntheses:
                 self.saved += json.loads((folder / SECONDS).read_text())
             else:
                 _train(module, train, folder)
+
+
+def _code_of(module: Any) -> str:
+    """Digest of its class and of what that is built on, in this package and in its own."""
+    packages = {"parediff", type(module).__module__.partition(".")[0]}
+    built_on = [kind.__module__ for kind in type(module).__mro__]
+    return source_digest(name for name in built_on if name.partition(".")[0] in packages)
 
 
 def _train(module: Any, train: Callable[[Path], None], folder: Path) -> None:
