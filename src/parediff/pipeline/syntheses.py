@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from parediff.atomic import tidy, write_atomically
 from parediff.digest import source_digest
 from parediff.metrics.weights import weights_fingerprint
-from parediff.models.weights import load_weights
+from parediff.pipeline.compress import STATE, load_state, save
 from parediff.provenance import fingerprint
 from parediff.results.lease import lease
 
-STATE, SECONDS, TRAINING = "state.safetensors", "seconds.json", "training"
+SECONDS, TRAINING = "seconds.json", "training"
 
 
 class Syntheses:
@@ -39,7 +37,7 @@ class Syntheses:
         folder = self.folder / fingerprint(self.details | asked | {"teacher": weights_fingerprint(module.teacher)})
         with lease(folder, wait=True):
             if (folder / SECONDS).is_file():
-                module.load_state_dict(load_weights(folder / STATE))
+                module.load_state_dict(load_state(folder / STATE))
                 self.saved += json.loads((folder / SECONDS).read_text())
             else:
                 _train(module, train, folder)
@@ -58,7 +56,6 @@ def _train(module: Any, train: Callable[[Path], None], folder: Path) -> None:
     begun = time.perf_counter()
     train(folder / TRAINING)
     seconds = time.perf_counter() - begun
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    write_atomically(folder / STATE, save(state))
+    save(module.state_dict(), folder)
     write_atomically(folder / SECONDS, json.dumps(seconds))
     shutil.rmtree(folder / TRAINING, ignore_errors=True)

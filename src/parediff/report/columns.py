@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from parediff.provenance import IRRELEVANT, without
-from parediff.results.axes import DIFFERENCE, RATIO, Axis, direction, ratios, unit_of
+from parediff.results.axes import DIFFERENCE, RATIO, Axis, asked_axis, direction, ratios, unit_of
 from parediff.results.difference import from_baseline
 from parediff.results.number import number
 from parediff.results.points import bits, flat
@@ -58,10 +58,6 @@ def _identity(key: str, title: str, meaning: str, value: Callable[[Record], Any]
     return Identity(Column(key, title, meaning, "run", **({"kind": "text"} | more)), value)
 
 
-def _laid_out(record: Record, axis: str) -> Any:
-    return (record.config.get("front") or {}).get(axis)
-
-
 IDENTITY = (
     _identity("id", "id", "the run's folder: a hash of what was asked", lambda r: r.id),
     _identity("study", "study", "the study it belongs to", lambda r: r.study, shown=True),
@@ -78,8 +74,8 @@ IDENTITY = (
         "first_seed", "first seed", "of the images", lambda r: r.workload.get("first_seed"), kind="number", shown=True
     ),
     _identity("count", "images", "how many were scored", lambda r: r.workload.get("count"), kind="number"),
-    _identity("front.x", "front's x", "what its study lays out across", lambda r: _laid_out(r, "x")),
-    _identity("front.y", "front's y", "what its study lays out upwards", lambda r: _laid_out(r, "y")),
+    _identity("front.x", "front's x", "what its study lays out across", lambda r: asked_axis(r, "x")),
+    _identity("front.y", "front's y", "what its study lays out upwards", lambda r: asked_axis(r, "y")),
     _identity("protocol", "protocol", "only equal ones share a front", lambda r: r.protocol),
     _identity("commit", "commit", "of the code that ran", lambda r: str(r.code.get("commit") or "")[:10] or None),
 )

@@ -30,7 +30,8 @@ def table(front: Front) -> Any:
     built.add_column("run", overflow="fold")
     built.add_column(f"{x_unit.symbol or front.x.name} ↓", justify="right", no_wrap=True)
     built.add_column(f"{front.y.name} {arrow}", justify="right", no_wrap=True)
-    if any(front.gains):
+    gaining = any(front.gains)
+    if gaining:
         built.add_column("against\nfewer steps", justify="right", no_wrap=True)
     if front.against:
         built.add_column(f"against\n{plain(front.against.name)}", justify="right", overflow="fold")
@@ -41,7 +42,7 @@ def table(front: Front) -> Any:
             plain(point.label),
             with_error(point.x, point.x_stderr, x_unit),
             with_error(point.y, point.y_stderr, y_unit),
-            *([_gain(gain, y_unit)] if any(front.gains) else []),
+            *([_gain(gain, y_unit)] if gaining else []),
             *([difference_cell(apart, y_unit, front.y.better)] if front.against else []),
             _ids(point),
             style="" if on_front else "dim",

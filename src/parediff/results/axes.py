@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parediff.errors import RequestError, nearest
 from parediff.results.difference import from_baseline
@@ -176,8 +177,13 @@ def default_keys(records: Sequence[Record]) -> tuple[str, str]:
     return laid_out("x", records) or x, laid_out("y", records) or y
 
 
+def asked_axis(record: Record, axis: str) -> Any:
+    """What the record's study lays out along x or y, as it was written; None where it says nothing."""
+    return (record.config.get("front") or {}).get(axis)
+
+
 def laid_out(axis: str, records: Sequence[Record]) -> str | None:
     """The full key that every record's study asks for on its front; None where they differ or have no number for it."""
-    asked = {str((record.config.get("front") or {}).get(axis)) for record in records}
+    asked = {str(asked_axis(record, axis)) for record in records}
     found = [key for key in known_keys(records) if asked <= {key, key.partition(".")[2]} and present(key, records)]
     return found[0] if len(found) == 1 else None

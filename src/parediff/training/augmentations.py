@@ -55,12 +55,17 @@ def cutout(x: Tensor, rng: torch.Generator) -> Tensor:
     return x * mask
 
 
+def mirrored(x: Tensor, tall: int, wide: int) -> Tensor:
+    """Padded on every side by its own mirror, or by its border where the mirror would be larger than the image."""
+    mode = "reflect" if tall < x.shape[-2] and wide < x.shape[-1] else "replicate"
+    return F.pad(x, (wide, wide, tall, tall), mode=mode)
+
+
 def shift(x: Tensor, rng: torch.Generator) -> Tensor:
     """Each image by up to an eighth of its sides, its own mirror coming in at the border."""
     height, width = x.shape[-2:]
     tall, wide = max(1, height // 8), max(1, width // 8)
-    mode = "reflect" if tall < height and wide < width else "replicate"
-    padded = F.pad(x, (wide, wide, tall, tall), mode=mode)
+    padded = mirrored(x, tall, wide)
     top, left = (torch.randint(2 * most + 1, (len(x), 1), generator=rng).to(x.device) for most in (tall, wide))
     rows, columns = (torch.arange(side, device=x.device) + start for side, start in ((height, top), (width, left)))
     images = torch.arange(len(x), device=x.device)[:, None, None]
@@ -76,7 +81,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "cutout": cutout,
     "shift": shift,
 }
-"""RIS's pool; of each step one is drawn."""
+"""What RIS draws one of for each step, and fine-tuning goes through by chance."""
 
 
 def require_known(key: str, names: Sequence[str], least: int = 0) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from parediff.models.classifiers.build import faster
@@ -18,6 +17,7 @@ from parediff.models.classifiers.networks import as_images
 from parediff.models.classifiers.probes import look
 from parediff.models.classifiers.statistics import deviation_loss, input_loss, per_image_loss
 from parediff.models.tree import put
+from parediff.training.augmentations import mirrored
 from parediff.training.base import seed_of
 from parediff.training.synthesis import Synthesis, descend
 
@@ -148,8 +148,7 @@ class SwingConvolution(nn.Module):
 def shifted_by(x: Tensor, top: int, left: int) -> Tensor:
     """x [N, C, H, W] padded by its mirror and cropped back to H, W at (top, left) from {0, 1, 2}^2."""
     height, width = x.shape[-2:]
-    padded = F.pad(x, (1, 1, 1, 1), mode="reflect" if min(height, width) > 1 else "replicate")
-    return padded[..., top : top + height, left : left + width]
+    return mirrored(x, 1, 1)[..., top : top + height, left : left + width]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from parediff.quantization.arithmetic import fake_quantize
 from parediff.quantization.grid import Grid
+from parediff.quantization.samples import extremes
 
 
 class MinMaxRounding(nn.Module):
@@ -20,7 +21,7 @@ class MinMaxRounding(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         rows = weight.detach().flatten(1)
-        step, zero_point = self.grid.fit(*rows.aminmax(dim=1))
+        step, zero_point = self.grid.fit(*extremes(rows))
         shape = (-1,) + (1,) * (weight.ndim - 1)
         return fake_quantize(
             weight, step.view(shape), None if zero_point is None else zero_point.view(shape), self.grid
