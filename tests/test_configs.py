@@ -56,6 +56,7 @@ BROUGHT = (
     "nipq/resnet20_ptq",
     "data_free/resnet20",
     "data_free/resnet20_finetune",
+    "data_free/resnet20_genie",
     "data_free/udfc",
 )
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "front",
     "compare",
+    "claims",
     "status",
     "dashboard",
     "list",

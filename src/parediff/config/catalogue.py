@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 from parediff.config.sources import Source, sources
 from parediff.resources import shipped
 
+BESIDE = ("published", "claims")
+"""What lies beside the experiments of a study and is none."""
+
 
 def catalogue() -> dict[str, dict[str, tuple[str, str]]]:
     """Plural kind -> option -> (description, paper)."""
@@ -49,7 +52,7 @@ def shipped_experiments() -> dict[str, Path]:
     return {
         path.parent.name if path.stem == path.parent.name else f"{path.parent.name}/{path.stem}": path
         for path in sorted(shipped("experiments").glob("*/*.yaml"))
-        if path.stem != "published"
+        if path.stem not in BESIDE
     }
 
 

@@ -207,6 +207,11 @@ def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> l
 def _setting(key: str, value: Any) -> str:
     name = key.rpartition(".")[2]
     if name == CLASS:
-        return ".".join(str(value).split(".")[-2:-1]) or str(value)
+        return module_of(value)
     text = str(value) if len(str(value)) <= LONGEST_SETTING else str(value)[: LONGEST_SETTING - 1] + "…"
     return f"{text} steps" if key.endswith("sampler.steps") else f"{name}={text}"
+
+
+def module_of(target: Any) -> str:
+    """'genie' of 'parediff.calibration.genie.Genie': what a part is called in its config group, as a rule."""
+    return ".".join(str(target).split(".")[-2:-1]) or str(target)
