@@ -289,3 +289,12 @@ def test_a_grid_around_a_learned_number_moves_with_it_and_its_gradient_is_the_sh
     quantizer.beta.data.fill_(3.0)
     values = torch.tensor([3.0, 3.2, 3.3, -100.0, 100.0])
     assert torch.allclose(quantizer(values), torch.tensor([3.0, 3.0, 3.5, -0.5, 6.5]))
+
+
+def test_what_is_kept_of_a_fixed_interval_moves_with_its_source():
+    quantizer = filled(Grid(4), noise(3, 7))
+    quantizer.freeze()
+    with torch.no_grad():
+        quantizer(noise(3, 7))
+    assert quantizer.source.fixed(quantizer.grid)[0].device.type == "cpu"
+    assert quantizer.source.to("meta").fixed(quantizer.grid)[0].device.type == "meta"

@@ -28,9 +28,13 @@ Fixed = tuple[Tensor, float, float, float]
 
 
 def fixed_rows(step: Tensor, zero_point: Tensor | None, grid: Grid) -> list[Fixed]:
-    """What `round_fixed` needs of each of the intervals [K], kept on the processor: no device is waited for later."""
-    zeros = [0.0] * len(step) if zero_point is None else zero_point.tolist()
-    return [(one, *_bounds(grid, zero), grid.offset) for one, zero in zip(step.cpu().clone(), zeros, strict=True)]
+    """What `round_fixed` needs of each interval, [K] or a single one: the ends are numbers, so nothing is waited for.
+
+    Steps stay on their device, where a division by a number of the processor would be a product with its inverse.
+    """
+    steps = step.detach().flatten().clone()
+    zeros = [0.0] * len(steps) if zero_point is None else zero_point.flatten().tolist()
+    return [(one, *_bounds(grid, zero), grid.offset) for one, zero in zip(steps, zeros, strict=True)]
 
 
 def round_fixed(x: Tensor, step: Tensor, low: float, high: float, offset: float) -> Tensor:

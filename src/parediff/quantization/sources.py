@@ -26,6 +26,10 @@ class StepSource(nn.Module, ABC):
 
     timed: ClassVar[bool] = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[Fixed] | None = None
+
     @abstractmethod
     def forward(self, x: Tensor) -> Interval:
         """The interval for x."""
@@ -42,13 +46,24 @@ class StepSource(nn.Module, ABC):
         """All that is known beforehand: [K] or [K, groups] of a timed source at its context's steps, else as filled."""
         raise TypeError(f"{type(self).__name__} has no steps that are known beforehand")
 
+    def rows(self, grid: Grid) -> list[Fixed]:
+        """What is known beforehand of the whole tensor, kept until it changes."""
+        if self._rows is None:
+            self._rows = fixed_rows(*self.over_time(), grid)
+        return self._rows
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepSource:
         def keep_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             narrowed = tensor.dtype == torch.float32 and moved.dtype != torch.float32
             return tensor.to(device=moved.device) if narrowed else moved
 
+        self._rows = None
         return super()._apply(keep_float32, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._rows = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 class Static(StepSource):
@@ -61,30 +76,22 @@ class Static(StepSource):
         super().__init__()
         self.register_buffer("step", torch.ones(shape_of(groups)))
         self.register_buffer("zero", torch.zeros(shape_of(groups)) if zero_point else None)
-        self._fixed: Fixed | None = None
 
     def forward(self, x: Tensor) -> Interval:
         return self.step, self.zero
 
     def fixed(self, grid: Grid) -> Fixed | None:
-        if self._fixed is None and not self.step.ndim:
-            zero = None if self.zero is None else self.zero[None]
-            self._fixed = fixed_rows(self.step[None], zero, grid)[0]
-        return self._fixed
+        return None if self.step.ndim else self.rows(grid)[0]
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:
-        self._fixed = None
+        self._rows = None
         self.step.copy_(step.clamp_min(SMALLEST_STEP))
         if self.zero is not None and zero_point is not None:
             self.zero.copy_(zero_point.round())
 
     def over_time(self) -> Interval:
         return self.step, self.zero
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._fixed = None
-        super()._load_from_state_dict(*args, **kwargs)
 
 
 class Learned(StepSource):
@@ -133,7 +140,6 @@ class TimedSource(StepSource):
     def __init__(self, context: TimeContext) -> None:
         super().__init__()
         self._context = (context,)  # the denoiser's child, not ours: copied with the denoiser
-        self._rows: list[Fixed] | None = None
 
     @property
     def context(self) -> TimeContext:
@@ -147,11 +153,7 @@ class TimedSource(StepSource):
     def fixed(self, grid: Grid) -> Fixed | None:
         """Where all of the batch is at one tabulated time step."""
         entry = self.context.entry if self.tabulated else None
-        if entry is None:
-            return None
-        if self._rows is None:
-            self._rows = fixed_rows(*self.over_time(), grid)
-        return self._rows[entry]
+        return None if entry is None else self.rows(grid)[entry]
 
     def look_up(self, steps: Tensor, zeros: Tensor | None) -> Interval:
         """Rows of tables over the context's steps; zero points between two entries are rounded."""
@@ -199,10 +201,6 @@ class PerStep(TimedSource):
     def over_time(self) -> Interval:
         count = len(self.context.known)
         return self.entries[:count], None if self.zeros is None else self.zeros[:count]
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._rows = None
-        super()._load_from_state_dict(*args, **kwargs)
 
 
 def scale_gradient(tensor: Tensor, scale: float) -> Tensor:

@@ -13,8 +13,7 @@ from parediff.models.diffusion.time import announce_time, time_width
 
 NAME = "time_context"
 UNUSED = torch.finfo(torch.float32).min
-"""A number that averages to itself, below every time step; some networks count time below zero."""
-"""Of a free place; continuous noise levels have negative time steps too."""
+"""Of a free place: a number that averages to itself, below every time step; some networks count time below zero."""
 
 
 def embedding_of(t: Tensor, channels: int) -> Tensor:
