@@ -13,9 +13,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 import tiny
+from composing import UNSEARCHED, method_of
 from parediff.errors import RequestError
 from parediff.models.diffusion.attention import Products, attentions, explicit_attention
-from parediff.models.diffusion.door import Run, observing, recording
+from parediff.models.diffusion.door import Call, Run, observing, recording
 from parediff.models.diffusion.families import accepted_samplers
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
@@ -230,6 +231,45 @@ def test_explicit_attention_computes_what_the_fused_kernel_does(kind: str) -> No
     assert paths
     assert all(isinstance(module.products, Products) for module in attentions(model.denoiser).values())
     assert torch.allclose(model.generate([1, 2, 3], conditions, tiny.DDIM), fused, atol=1e-4)
+
+
+class WritingAttention(torch.nn.Module):
+    """Writes its product into a buffer, as kernels do that torch.compile made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_out = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = torch.empty(len(x), x.shape[1], x.shape[1])
+        torch.bmm(x, x.transpose(1, 2), out=scores)
+        return self.to_out(torch.matmul(scores, x))
+
+
+def test_a_product_that_is_written_into_a_buffer_is_no_further_product() -> None:
+    network, x = torch.nn.Sequential(WritingAttention()), torch.randn(2, 3, 4)
+    with torch.no_grad():
+        before = network(x)
+        assert explicit_attention(network) == ["0"]
+        seen: list[str] = []
+        for name, product in network[0].products.named_children():
+            product.register_forward_hook(lambda *_, name=name: seen.append(name))
+        assert torch.equal(network(x), before)
+    assert seen == ["qk"]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_what_the_quantised_one_gives() -> None:
+    model = tiny.unconditional_model()
+    method = method_of("ptq", {"weight_bits": 3, "activation_bits": 3, "attention": "same", **UNSEARCHED})
+    method.prepare(model)
+    x, t = torch.randn(2, *model.sample_shape), torch.tensor([500, 500])
+    method.calibrate(model, [Call(x, t, {}, 0)])
+    method.finalize(model)
+    with torch.no_grad():
+        expected = model.predict(x, t, {})
+        compiled = torch.compile(model.denoiser)(x, t, return_dict=False)[0]
+    assert torch.allclose(compiled, expected, atol=1e-4)
 
 
 def test_more_steps_than_were_trained_are_refused() -> None:

@@ -56,7 +56,7 @@ class _Through(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         instead = INSTEAD.get(func)
-        if instead is None:
+        if instead is None or "out" in kwargs:  # what torch.compile made of a product writes into a buffer
             return func(*args, **kwargs)
         result = instead(self.product, *args, **kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
