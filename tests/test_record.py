@@ -64,7 +64,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_written_record_has_exactly_the_keys_of_the_schema(tmp_path: Path) -> None:
     content = json.loads(write(FULL, tmp_path).read_text())
-    assert list(content) == [*SCHEMA_KEYS, "better", "units", "left_out", "remarks", "protocol_details"]
+    assert list(content) == [*SCHEMA_KEYS, "better", "units", "left_out", "families", "remarks", "protocol_details"]
     assert content["schema"] == 1
 
 

@@ -13,6 +13,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--y", metavar="KEY", help="quality to lay out: fd_digits, psnr, …")
     told = "each point's difference to a run (its label or id), or to the baseline in its own record"
     parser.add_argument("--against", metavar="RUN|baseline", help=told)
+    told = "hypervolume of each family of methods alone, and what composing them adds"
+    parser.add_argument("--families", action="store_true", help=told)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--html", metavar="FILE")
     return parser
@@ -25,4 +27,5 @@ def act(arguments: argparse.Namespace) -> int:
     from parediff.report.study import front_command
 
     files = arguments.json, arguments.html
-    return front_command(arguments.paths, arguments.x, arguments.y, *files, Console(), arguments.against)
+    asked = {"compared": arguments.against, "families": arguments.families}
+    return front_command(arguments.paths, arguments.x, arguments.y, *files, Console(), **asked)

@@ -11,6 +11,7 @@ from torch import Tensor
 from parediff.atomic import write_atomically
 from parediff.config.request import Request
 from parediff.digest import source_digest
+from parediff.methods.base import Method
 from parediff.pipeline.baseline import Baseline
 from parediff.pipeline.evaluate import Evaluation
 from parediff.provenance import fingerprint, versions
@@ -96,11 +97,17 @@ def stated_by(request: Request) -> dict[str, Any]:
         "study": request.config["study"],
         "model": request.model.name,
         "methods": list(request.methods),
+        "families": {name: family_of(method) for name, method in request.methods.items()},
         **request.task.stated(),
         "config": dict(request.config),
         "code": records.code() | {"methods": method_code(request)},
         "environment": records.environment() | {"device": request.device},
     }
+
+
+def family_of(method: Method) -> str:
+    """Its family; empty for one that has none and corrects nothing."""
+    return method.family or ("correction" if method.corrects else "")
 
 
 def method_code(request: Request) -> dict[str, str]:

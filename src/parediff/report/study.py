@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parediff.atomic import tidy, write_atomically
 from parediff.errors import RequestError
 from parediff.report.dashboard.write import write_either
+from parediff.report.families import families_json, families_table
 from parediff.report.figure import figure
 from parediff.report.table import printable, remarks, table
+from parediff.results.families import Composition, compositions
 from parediff.results.front import Front, build_fronts, left_out
 from parediff.results.lease import lease
 from parediff.results.record import Record, find
@@ -25,6 +27,7 @@ def front_command(
     html_file: str | None,
     console: Any,
     compared: str | None = None,
+    families: bool = False,
 ) -> int:
     """Show the fronts over all records below the paths and write what was asked for; the exit code."""
     records, warnings = find(paths)
@@ -32,8 +35,11 @@ def front_command(
         raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
     fronts = build_fronts(records, x, y, compared=compared)
     show(fronts, records, warnings, console)
+    composed = {front.protocol: compositions(front) for front in fronts} if families else {}
+    for front in fronts if families else ():
+        console.print(families_table(front, composed[front.protocol]))
     if json_file:
-        write_atomically(Path(json_file), as_json(fronts))
+        write_atomically(Path(json_file), as_json(fronts, composed))
     if html_file:
         write_either(paths, Path(html_file), (fronts[0].x.key, fronts[0].y.key))
     return 0
@@ -74,11 +80,18 @@ def _say(line: str, console: Any) -> None:
     console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def as_json(fronts: Sequence[Front]) -> str:
-    """front.json: the first front; where there are several protocols, all of them under `fronts` too."""
-    content = fronts[0].to_json()
+def as_json(fronts: Sequence[Front], composed: Mapping[str, Sequence[Composition]] | None = None) -> str:
+    """front.json: the first front; where there are several protocols, all of them under `fronts` too.
+
+    `composed` are the families of each front by its protocol, where they were asked for.
+    """
+    written = [front.to_json() for front in fronts]
+    for front, entry in zip(fronts, written, strict=True):
+        if composed:
+            entry["families"] = families_json(composed[front.protocol])
+    content = written[0]
     if len(fronts) > 1:
-        content["fronts"] = [front.to_json() for front in fronts]
+        content = content | {"fronts": written}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -15,7 +15,7 @@ from parediff.provenance import fingerprint
 from parediff.results.axes import DIFFERENCE, Axis, resolve
 from parediff.results.contrast import contrast, difference
 from parediff.results.difference import Difference
-from parediff.results.points import CLASS, flat, labels, module_of, seedless, told_apart
+from parediff.results.points import CLASS, flat, labels, module_of, seed_of, seedless, told_apart
 from parediff.results.record import Record
 
 NAME = "claims.yaml"
@@ -137,7 +137,7 @@ def _finding(claim: Claim, model: str, records: Sequence[Record]) -> Finding | N
     absent = set(claim.numbers) - {axis.name for axis in differences}
     if absent:
         return Finding(claim, model, missing=f"no {', '.join(sorted(absent))} on every side")
-    seeds = [{(run.workload.get("first_seed"), run.config.get("seed")) for run in runs} for runs in chosen]
+    seeds = [set(map(seed_of, runs)) for runs in chosen]
     return Finding(claim, model, differences, len(set.intersection(*seeds)))
 
 

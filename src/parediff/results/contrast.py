@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from parediff.results.axes import Axis
 from parediff.results.difference import Difference, paired
-from parediff.results.points import mean_of
+from parediff.results.points import mean_of, seed_of
 from parediff.results.record import Record
 
 Term = tuple[float, Sequence[Record]]
@@ -66,5 +66,5 @@ def _images(run: Record) -> str:
 
 
 def _by_seed(runs: Sequence[Record], axis: Axis) -> dict[str, float]:
-    values = {f"{run.workload.get('first_seed')} {run.config.get('seed')}": axis.value(run) for run in runs}
+    values = {seed_of(run): axis.value(run) for run in runs}
     return {seed: value for seed, value in values.items() if value is not None}

@@ -99,6 +99,11 @@ def seedless(record: Record) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def seed_of(record: Record) -> str:
+    """Equal for runs under the same seeds, whatever else they differ in."""
+    return f"{record.workload.get('first_seed')} {record.config.get('seed')}"
+
+
 def _drop(value: Any, keys: Iterable[str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _drop(item, keys) for key, item in value.items() if key not in keys}

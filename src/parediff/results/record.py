@@ -79,6 +79,7 @@ class Record:
     better: dict[str, str] = field(default_factory=dict)  # metric or cost: lower | higher
     units: dict[str, list[str]] = field(default_factory=dict)  # metric or cost: [symbol, meaning]
     left_out: dict[str, list[float]] = field(default_factory=dict)  # metric: without each seed block in turn
+    families: dict[str, str] = field(default_factory=dict)  # method: quantisation, correction, feature reuse, …
     remarks: dict[str, list[str]] = field(default_factory=dict)  # metric: what to know, such as too few images
     protocol_details: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)  # where it was read from; never written
