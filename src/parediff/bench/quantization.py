@@ -40,12 +40,15 @@ CALIBRATION_STEPS = 25
 class Settings:
     """`repeats` alternating pairs of one forward of `batch` images; `output` is a JSON file.
 
+    `compiled`: simulated against full precision once more, both by torch.compile, which takes minutes and a compiler.
+
     `calibration_images` trajectories of 25 calls are calibrated on, in two pairs; 0: calibration is not measured.
     """
 
     network: str = "cifar"
     batch: int = 1
     calibration_images: int = 0
+    compiled: bool = False
     repeats: int = 20
     threads: int = 1
     output: str | None = None
@@ -97,6 +100,10 @@ def measure(settings: Settings) -> Iterator[Row]:
     ):
         latency = paired_latency(_forward(first, calls[0]), _forward(second, calls[0]), settings.repeats, 2)
         yield Row(pair, limit, held, latency)
+    if settings.compiled:
+        whole, rounded = (_forward(_compiled(one), calls[0]) for one in (model, static))
+        latency = paired_latency(whole, rounded, settings.repeats, 2)
+        yield Row("the same, both compiled", SIMULATION_AIM, False, latency)
     if settings.calibration_images:
         recorded = _calls(model, settings.calibration_images, CALIBRATION_STEPS)
         for name, limit in CALIBRATION_AIMS.items():
@@ -129,6 +136,12 @@ def _calibration(model: DiffusionModel, calls: list[Call], name: str) -> Callabl
 def _compressed(model: DiffusionModel, calls: list[Call], name: str, changes: Mapping[str, Any]) -> DiffusionModel:
     student = model.copy()
     compress(student, model, {name: _method(name, changes)}, lambda _: calls, lambda *_: None)
+    return student
+
+
+def _compiled(model: DiffusionModel) -> DiffusionModel:
+    student = model.copy()
+    student.denoiser.compile()
     return student
 
 

@@ -121,8 +121,10 @@ class Quantizer(nn.Module):
             raise ValueError("the step is not finite: the calibration data holds NaN or infinity")
 
     def freeze(self) -> None:
-        """Read `calibrated` once and for all: sampling never waits for the device."""
+        """Read `calibrated`, and an interval that holds, once and for all: sampling never waits for the device."""
         self._frozen = bool(self.calibrated)
+        if self.on and not self.source.timed:
+            self.source.fixed(self.grid)
 
     def deployed(self) -> dict[str, tuple[Tensor, float]]:
         """What an integer kernel keeps of it, with bits: steps, zero points as codes, both for every tabulated time."""

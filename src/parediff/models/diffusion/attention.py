@@ -8,7 +8,6 @@ own multi-head attention are opened alike, and what is not executed is never cla
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -49,7 +48,7 @@ class _Through(TorchFunctionMode):
 
     def __init__(self, products: Products) -> None:
         super().__init__()
-        self.turns = itertools.cycle(list(products.children()))
+        self.products, self.turn = list(products.children()), 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -63,7 +62,9 @@ class _Through(TorchFunctionMode):
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """The next product; while its module runs, torch's functions are its own again."""
-        return next(self.turns)(a, b)
+        product = self.products[self.turn % len(self.products)]
+        self.turn += 1
+        return product(a, b)
 
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -177,9 +178,9 @@ def _open(attention: Any) -> None:
     """Its forward knows the module by an argument, so that a copy of the network runs through its own products."""
     linear = "Linear" in type(getattr(attention, "processor", None)).__name__
     attention.add_module(NAME, Products(linear=linear).train(attention.training))
-    attention.forward = partial(_through_products, attention)
+    attention.forward = partial(_through_products, type(attention).forward, attention)
 
 
-def _through_products(attention: Any, *args: Any, **kwargs: Any) -> Any:
+def _through_products(forward: Callable[..., Any], attention: Any, *args: Any, **kwargs: Any) -> Any:
     with _Through(attention.products):
-        return type(attention).forward(attention, *args, **kwargs)
+        return forward(attention, *args, **kwargs)
