@@ -86,17 +86,25 @@ class PairSums:
         beta = b_c + k (b_c,h,w - b_c), b_c,h,w = mean(e) - alpha mean(e_q) and k = max(0, 1 - V / M): V is the variance
         of the pixels' means, M the mean square of what they differ by. One sample says nothing of a pixel.
         """
-        mean_q, mean_e = self.q / self.count, self.e / self.count
-        var_q, cov = self.qq / self.count - mean_q**2, self.qe / self.count - mean_q * mean_e
+        mean_q, mean_e, var_q, cov = self._moments()
         alpha = _slope(_mean(var_q), _mean(cov))
         pixels = mean_e - alpha * mean_q
         centre = _mean(pixels)
-        left = (self.ee / self.count - mean_e**2 - 2 * alpha * cov + alpha**2 * var_q).clamp_min(0)
-        uncertain = _mean(left) / max(1, self.count - 1)
+        uncertain = _mean(self.residual(alpha)) / max(1, self.count - 1)
         apart = _mean((pixels - centre).square())
         kept = torch.where(apart > 0, (1 - uncertain / apart.clamp_min(1e-30)).clamp(0, 1), torch.zeros_like(apart))
         kept = kept if self.count > 1 else torch.zeros_like(kept)
         return alpha.float(), (centre + kept * (pixels - centre)).float()
+
+    def residual(self, alpha: Tensor) -> Tensor:
+        """The variance that alpha e_q + beta leaves of e, per pixel."""
+        _, mean_e, var_q, cov = self._moments()
+        return (self.ee / self.count - mean_e**2 - 2 * alpha * cov + alpha**2 * var_q).clamp_min(0)
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means of e_q and e, the variance of e_q and their covariance."""
+        mean_q, mean_e = self.q / self.count, self.e / self.count
+        return mean_q, mean_e, self.qq / self.count - mean_q**2, self.qe / self.count - mean_q * mean_e
 
 
 def _mean(pixels: Tensor) -> Tensor:

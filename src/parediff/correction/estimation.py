@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from parediff.correction.bias import BiasEstimate
+from parediff.correction.expected import table_of
 from parediff.correction.renoising import ProbeNoise, clip_reach, falls, renoised, signal_levels, stepped
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Condition, Predict, Run, Wrapper
@@ -42,10 +43,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Estimates at the steps i with (i - 1) mod every = every // 2, from `start` (a share of the steps) on."""
+    """Estimates at the steps i with (i - 1) mod every = every // 2, between two shares of the steps."""
 
     every: int
     start: float = 0.0
+    end: float = 1.0
 
     def due(self, index: int, steps: int) -> int:
         """The latest scheduled step that is not after `index`; -1 where there is none."""
@@ -54,7 +56,7 @@ class Schedule:
             for i in range(index + 1)
             if (i - 1) % self.every == self.every // 2 and i >= self.start * steps  # l = i + 1; (l - 2) mod R = R // 2
         ]
-        return scheduled[-1] if scheduled else -1
+        return scheduled[-1] if scheduled and index < self.end * steps else -1
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Estimation:
 
     schedule: Schedule
     estimate: BiasEstimate
+    expected: bool = False  # the mean is held to what is expected of it, not to known noise
     released: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -108,7 +111,7 @@ class Estimator:
         due = self.shared.schedule.due(self.run.index, self.run.steps)
         if reached and due > self._taken.get(branch, -1):
             self._measure(network, x, t, cond, output, branch, due)
-        bias = self._bias.get(branch)
+        bias = self._bias.get(branch) if due >= 0 else None
         return output if bias is None else self._without(bias, output, x, t)
 
     def _branch(self) -> int:
@@ -120,19 +123,31 @@ class Estimator:
     def _measure(
         self, network: Predict, x: Tensor, t: Tensor, cond: Condition, output: Tensor, branch: int, due: int
     ) -> None:
-        """q = mean(network(x^, t) - z); a step that takes no noise away leaves it to the next one."""
+        """The mean error by either estimator, held from now on."""
+        branches = len(x) // len(self.run.seeds)
+        if self.shared.expected:
+            excess, spread = table_of(self.run.model).excess(to_noise(output, x, t, self.run.scheduler), x, t)
+            bias = self.shared.estimate.of(excess, branches) * spread
+        else:
+            error = self._of_known_noise(network, x, t, cond, output)
+            if error is None:
+                return
+            bias = self.shared.estimate.of(error, branches)
+        self._bias[branch], self._taken[branch] = bias, due
+        self.shared.tally.add(self.run.index, bias)
+
+    def _of_known_noise(self, network: Predict, x: Tensor, t: Tensor, cond: Condition, output: Tensor) -> Tensor | None:
+        """network(x^, t) - z; None at a step that takes no noise away and leaves it to the next one."""
         levels = signal_levels(self.run, t, x)
         if not falls(levels):
-            return
+            return None
         scheduler, channels = self.run.scheduler, x.shape[1]
         first = to_noise(output, x, t, scheduler)[:, :channels].to(levels[0].dtype)
         z = self._known(x)
         back = renoised(stepped(x.to(first), first, levels, clip_reach(scheduler)), z.to(first), levels).to(x)
         with probing(self.run):
             predicted = to_noise(network(back, t, cond), back, t, scheduler)[:, :channels]
-        bias = self.shared.estimate.of(predicted - z, len(x) // len(self.run.seeds))
-        self._bias[branch], self._taken[branch] = bias, due
-        self.shared.tally.add(self.run.index, bias)
+        return predicted - z
 
     def _known(self, x: Tensor) -> Tensor:
         """z, drawn once a step."""
