@@ -25,7 +25,7 @@ NAME = "expected_mean"
 
 
 class ExpectedMean(LinearReconstruction):
-    """alpha and beta of every time step, and `spread` [capacity, C, 1, 1], the standard deviation of what they leave."""
+    """alpha and beta of every time step, and the standard deviation `spread` [capacity, C, 1, 1] that they leave."""
 
     spread: Tensor
 
