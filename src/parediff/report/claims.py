@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from parediff.report.figure import with_error
+from parediff.report.figure import signed
 from parediff.report.table import ERRORS, plain
 from parediff.results.axes import Axis
 from parediff.results.claims import LEAST_SEEDS, Finding
@@ -55,5 +55,4 @@ def _verdicts(finding: Finding) -> Iterator[str]:
 def _apart(finding: Finding, axis: Axis) -> str:
     apart = finding.differences[axis]
     unit = axis.unit([apart.value])
-    sign = "+" if apart.value >= 0 else "−"
-    return f"{axis.name} {sign}{with_error(abs(apart.value), apart.stderr, unit)} {unit.symbol}".strip()
+    return f"{axis.name} {signed(apart.value, apart.stderr, unit)} {unit.symbol}".strip()

@@ -202,10 +202,15 @@ def with_error(value: float, stderr: float | None, unit: Unit) -> str:
     return f"{shown:.{places}f} ± {error:.{places}f}"
 
 
+def signed(value: float, stderr: float | None, unit: Unit) -> str:
+    """'+3.10 ± 0.42'."""
+    return f"{'+' if value >= 0 else '−'}{with_error(abs(value), stderr, unit)}"
+
+
 def show_gain(gain: Gain, unit: Unit) -> str:
     """'≥ +3.10 ± 0.42', in the unit of y."""
     bound = {"exact": "", "at least": "≥ ", "at most": "≤ "}[gain.bound]
-    return f"{bound}{'+' if gain.value >= 0 else '−'}{with_error(abs(gain.value), gain.stderr, unit)}"
+    return bound + signed(gain.value, gain.stderr, unit)
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parediff.report.figure import show_gain, with_error
+from parediff.report.figure import show_gain, signed, with_error
 from parediff.results.axes import Unit
 from parediff.results.difference import Difference
 from parediff.results.front import Front, Gain
@@ -77,8 +77,8 @@ def difference_cell(apart: Difference | None, unit: Unit, better: str | None) ->
     """Signed, with its error and the number of pairs, in the colour of its verdict; empty where there is none."""
     if apart is None:
         return ""
-    sign, pairs = "+" if apart.value >= 0 else "−", f" ({apart.pairs} pairs)" if apart.pairs else ""
-    told = f"{sign}{with_error(abs(apart.value), apart.stderr, unit)}{pairs}"
+    pairs = f" ({apart.pairs} pairs)" if apart.pairs else ""
+    told = signed(apart.value, apart.stderr, unit) + pairs
     return f"[{STYLES[apart.verdict(better)] if better else 'dim'}]{told}[/]"
 
 
