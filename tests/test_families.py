@@ -79,9 +79,15 @@ def test_single_runs_have_the_error_of_their_blocks_where_all_have_as_many() -> 
 
 def test_a_method_without_a_family_is_one_of_its_own() -> None:
     (odd,), (several,) = run("odd", 3, [1]), run("ptq ptqd", 3, [1])
-    assert families_of(odd) == {"odd"}
-    assert families_of(several) == {"quantisation", "correction"}
-    assert families_of(replace(odd, families={})) == {"odd"}
+    assert families_of(odd, odd.families) == {"odd"}
+    assert families_of(several, FAMILIES) == {"quantisation", "correction"}
+    assert families_of(odd, {}) == {"odd"}
+
+
+def test_an_older_record_is_of_the_families_that_others_tell() -> None:
+    old = [replace(one, families={}) for one in run("ptq", 3, [1])]
+    found = compositions(build_front([*STUDY, *old], reference=CORNER))
+    assert [one.families for one in found][1:3] == [("feature reuse",), ("quantisation",)]
 
 
 @pytest.mark.parametrize(

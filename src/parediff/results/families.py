@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -34,14 +34,16 @@ class Composition:
     added: Difference | None
 
 
-def families_of(record: Record) -> Families:
-    """Those of its methods; a method that says none is one of its own."""
-    return frozenset(record.families.get(name) or name for name in record.methods)
+def families_of(record: Record, known: Mapping[str, str]) -> Families:
+    """Those of its methods by what is `known` of them; a method of none is one of its own."""
+    return frozenset(known.get(name) or name for name in record.methods)
 
 
 def compositions(front: Front) -> list[Composition]:
     """Every set of families that some point has, smaller ones first, and last what all together reach."""
-    own = [families_of(point.runs[0]) for point in front.points]
+    records = [point.runs[0] for point in front.points]
+    known = {name: family for record in records for name, family in record.families.items()}  # older records say none
+    own = [families_of(record, known) for record in records]
     everything = frozenset().union(*own)
     told = sorted({*own, everything}, key=lambda one: (len(one), sorted(one)))
     samples = [[(point.x, point.y) for point in front.points], *_without_each(front)]
