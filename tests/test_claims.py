@@ -108,8 +108,17 @@ def test_settings_that_match_several_ways_say_which() -> None:
 
 
 def test_a_number_that_a_side_lacks_is_named() -> None:
-    (found,) = judge(replace(CLAIM, numbers=("psnr", "lpips")), side("a", [20.0]) + side("b", [21.0]))
+    runs = side("a", [20.0]) + side("b", [21.0])
+    (found,) = judge(replace(CLAIM, numbers=("lpips",)), runs)
     assert found == Finding(found.claim, "ddpm_digits", missing="no lpips on every side")
+    (found,) = judge(replace(CLAIM, numbers=("psnr", "lpips")), runs)
+    assert [axis.name for axis in found.differences] == ["psnr"]
+    assert (found.missing, found.absent) == ("", ("lpips",))
+
+
+def test_a_pattern_takes_the_yardstick_that_a_model_has() -> None:
+    (found,) = judge(replace(CLAIM, numbers=("fd*",)), side("a", [20.0]) + side("b", [21.0]))
+    assert [axis.name for axis in found.differences] == ["fd_digits"]
 
 
 def test_the_command_shows_findings_and_counts_what_has_no_runs(tmp_path: Path) -> None:

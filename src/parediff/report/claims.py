@@ -39,7 +39,9 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     command = f"experiment={finding.claim.study}"
     if finding.missing:
         return finding.claim.says, finding.model, "open", finding.missing, "", command
-    apart = ", ".join(_apart(finding, axis) for axis in finding.differences)
+    apart = ", ".join(
+        [*(_apart(finding, axis) for axis in finding.differences), *(f"no {one}" for one in finding.absent)]
+    )
     return finding.claim.says, finding.model, ", ".join(_verdicts(finding)), apart, str(finding.seeds), command
 
 

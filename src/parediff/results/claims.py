@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,10 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """That the runs with the settings `of` differ from those `against`, or from their own baseline, in `numbers`."""
+    """That the runs with the settings `of` differ from those `against`, or from their own baseline, in `numbers`.
+
+    A number may be a pattern, as `fd*`: what a model is measured by is its own.
+    """
 
     study: str
     says: str
@@ -51,6 +55,7 @@ class Finding:
     differences: dict[Axis, Difference] = field(default_factory=dict)
     seeds: int = 0
     missing: str = ""
+    absent: tuple[str, ...] = ()  # of the numbers asked for, on this model
 
     def verdict(self, axis: Axis) -> Verdict:
         """Beyond two standard errors it helps or hurts; open below three seeds."""
@@ -117,8 +122,12 @@ def _yardstick(record: Record, numbers: Sequence[str]) -> str:
     details = dict(record.protocol_details)
     for part in ("metrics", "code"):
         if isinstance(details.get(part), Mapping):
-            details[part] = {key: value for key, value in details[part].items() if key in (OUTPUTS, *numbers)}
+            details[part] = {key: value for key, value in details[part].items() if _decides(key, numbers)}
     return fingerprint(details) if details else record.protocol
+
+
+def _decides(key: str, numbers: Sequence[str]) -> bool:
+    return key == OUTPUTS or any(fnmatch(key, one) for one in numbers)
 
 
 def _without(entry: Any, name: str) -> Mapping[str, Any]:
@@ -134,11 +143,11 @@ def _finding(claim: Claim, model: str, records: Sequence[Record]) -> Finding | N
         return Finding(claim, model, missing="; ".join(odd))
     chosen = [found[0] for found in sides.values()]
     differences = dict(_differences(claim, chosen))
-    absent = set(claim.numbers) - {axis.name for axis in differences}
-    if absent:
-        return Finding(claim, model, missing=f"no {', '.join(sorted(absent))} on every side")
+    absent = tuple(one for one in claim.numbers if not any(fnmatch(axis.name, one) for axis in differences))
+    if not differences:
+        return Finding(claim, model, missing=f"no {', '.join(absent)} on every side")
     seeds = [set(map(seed_of, runs)) for runs in chosen]
-    return Finding(claim, model, differences, len(set.intersection(*seeds)))
+    return Finding(claim, model, differences, len(set.intersection(*seeds)), absent=absent)
 
 
 def _too_many(name: str, found: Sequence[Sequence[Record]]) -> str:
@@ -146,9 +155,9 @@ def _too_many(name: str, found: Sequence[Sequence[Record]]) -> str:
 
 
 def _differences(claim: Claim, sides: Sequence[Sequence[Record]]) -> Iterator[tuple[Axis, Difference]]:
-    for name in claim.numbers:
-        if not all(_has(name, runs) for runs in sides):
-            continue
+    known = [_numbers_of(runs) for runs in sides]
+    asked = [name for name in known[0] if any(fnmatch(name, one) for one in claim.numbers)]
+    for name in [name for name in asked if all(name in own for own in known)]:
         axis = resolve("numbers", name, [run for runs in sides for run in runs])
         own = Axis(DIFFERENCE, axis.name, axis.better)
         apart = difference(sides[1], sides[0], axis) if len(sides) == 2 else contrast([(1.0, sides[0])], own)
@@ -156,8 +165,9 @@ def _differences(claim: Claim, sides: Sequence[Sequence[Record]]) -> Iterator[tu
             yield axis, apart
 
 
-def _has(name: str, runs: Sequence[Record]) -> bool:
-    return any(name in section for run in runs for section in (run.quality, run.fidelity, run.cost))
+def _numbers_of(runs: Sequence[Record]) -> list[str]:
+    """What is compared between runs: fidelity, quality, cost."""
+    return list(dict.fromkeys(name for run in runs for part in (run.fidelity, run.quality, run.cost) for name in part))
 
 
 def ways(records: Sequence[Record], settings: Settings) -> list[list[Record]]:
