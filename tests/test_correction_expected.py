@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from composing import method_of
+import parediff
+from composing import QUICK, method_of
 from parediff.bench.quantization import digits_model
 from parediff.correction.affine import PairSums
 from parediff.correction.expected import ExpectedMean, table_of
@@ -122,3 +124,15 @@ def test_two_images_are_too_few_to_learn_what_is_expected() -> None:
     with pytest.raises(RequestError, match="three images of every time step"):
         method.calibrate(model, few)
     assert len(table_of(model).clock.known) == 0
+
+
+def test_behind_a_quantised_network_it_learns_from_the_trajectories_of_that(tmp_path: Path) -> None:
+    model = parediff.load_model("ddpm_digits", runs_dir=str(tmp_path))
+    coarse = {"weight_bits": 4, "activation_bits": 4, **QUICK}
+    methods = {"ptq": coarse, "qncd": PLAIN | {"estimator": "expected"}}
+    settings = {"calibration__count": 8, "calibration__batch_size": 8, "calibration__steps": 5}
+    corrected = parediff.compress(model, methods, steps=5, **settings)
+    plain = parediff.compress(model, {"ptq": coarse}, steps=5, **settings)
+    own, other = (parediff.sample(one, range(8)) for one in (corrected, plain))
+    assert not torch.equal(own, other)
+    assert (own.float() - other.float()).abs().mean() < 20

@@ -13,7 +13,7 @@ from parediff.correction.bias import BiasEstimate
 from parediff.correction.expected import table_of
 from parediff.correction.renoising import ProbeNoise, clip_reach, falls, renoised, signal_levels, stepped
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Condition, Predict, Run, Wrapper
+from parediff.models.diffusion.door import Condition, Predict, Run, Sampled, Wrapper
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.engine import Reuse
@@ -63,8 +63,8 @@ class Schedule:
 class Estimation:
     """Makes the wrapper of every run; only the tally outlives a run.
 
-    Until it is `released`, runs of a network in which nothing is quantised pass: while other methods are calibrated
-    there is no error yet, only the noise of estimating it.
+    Until it is `released`, runs pass of a network in which nothing is quantised, or of which it is not known what to
+    expect: while other methods are calibrated there is no error yet, only the noise of estimating it.
     """
 
     schedule: Schedule
@@ -74,10 +74,14 @@ class Estimation:
     tally: Tally = field(default_factory=Tally)
 
     def __call__(self, run: Run) -> Wrapper:
-        if not self.released and not quantized(run.model.denoiser):
+        if not self.released and not self._has_something_to_tell(run.model):
             return lambda network, x, t, cond: network(x, t, cond)
         check_scheduler(run.scheduler)
         return Estimator(self, run)
+
+    def _has_something_to_tell(self, model: Sampled) -> bool:
+        known = not self.expected or len(table_of(model).clock.known) > 0
+        return known and quantized(model.denoiser)
 
     def check(self, model: DiffusionModel, sampler: Sampler) -> None:
         """Raise RequestError for an order of methods, or a scheduler, under which no estimate is possible."""
