@@ -41,7 +41,6 @@ class Settings:
     """`repeats` alternating pairs of one forward of `batch` images; `output` is a JSON file.
 
     `compiled`: simulated against full precision once more, both by torch.compile, which takes minutes and a compiler.
-
     `calibration_images` trajectories of 25 calls are calibrated on, in two pairs; 0: calibration is not measured.
     """
 

@@ -29,7 +29,7 @@ def claims_command(paths: Sequence[str | Path], files: Sequence[str] | None, mar
     from parediff.atomic import write_atomically
     from parediff.errors import RequestError
     from parediff.report.claims import claims_markdown, claims_table
-    from parediff.report.table import printable
+    from parediff.report.table import say
     from parediff.resources import shipped
     from parediff.results.claims import NAME, judge, read
     from parediff.results.record import find
@@ -47,7 +47,7 @@ def claims_command(paths: Sequence[str | Path], files: Sequence[str] | None, mar
         told = ", ".join(f"{study} ({count})" for study, count in unmeasured.items())
         console.print(f"Claims without runs of both sides here: {told}", markup=False, highlight=False, soft_wrap=True)
     for line in warnings:
-        console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
     if markdown:
         write_atomically(Path(markdown), claims_markdown(findings))
     return 0

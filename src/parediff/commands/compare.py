@@ -27,7 +27,7 @@ def compare_command(paths: Sequence[str | Path], console: Any) -> int:
     """What differs in what was asked, then what it costs and is worth, each against the first."""
     from parediff.errors import RequestError
     from parediff.report.comparison import Side, numbers_table, protocol_remark, settings_table
-    from parediff.report.table import printable
+    from parediff.report.table import say
     from parediff.results.points import labels, seedless
     from parediff.results.record import find
 
@@ -48,5 +48,5 @@ def compare_command(paths: Sequence[str | Path], console: Any) -> int:
     console.print(settings_table(sides))
     console.print(numbers_table(sides))
     for line in protocol_remark(sides):
-        console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
     return 0

@@ -119,10 +119,14 @@ def _slope(variance: Tensor, covariance: Tensor) -> Tensor:
 @torch.no_grad()
 def pairs_of(model: DiffusionModel, calls: Iterable[Call], channels: int) -> dict[float, PairSums]:
     """Pairs at calls of the quantised network's own trajectory, so that its drift is in the data."""
+    return by_time((call.t, *both(model, call, channels)) for call in calls)
+
+
+def by_time(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[float, PairSums]:
+    """Sums for every time step of batches (t [B], e_q, e [B, C, H, W])."""
     found: dict[float, PairSums] = {}
-    for call in calls:
-        quantized, exact = both(model, call, channels)
-        for t, q, e in zip(call.t.tolist(), quantized, exact, strict=True):
+    for times, quantized, exact in batches:
+        for t, q, e in zip(times.tolist(), quantized, exact, strict=True):
             found.setdefault(float(t), PairSums()).add(q[None], e[None])
     return found
 

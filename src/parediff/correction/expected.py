@@ -2,8 +2,8 @@
 
 An estimate by re-noised samples cannot see a bias behind the drift that it caused: the network takes the drift back,
 and the estimate reads its answer. Here that is known: over images mean(eps)_c ~ alpha_t,c mean(x)_c + beta_t,c, fitted
-on the uncompressed network's own trajectories. What exceeds it is the bias, however far the trajectory has drifted, and
-to measure it costs no call of the network.
+at the calls that calibrate, which behind a quantiser are those of the compressed model's trajectories. What exceeds it
+is the bias, however far the trajectory has drifted, and to measure it costs no call of the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.correction.affine import LinearReconstruction, PairSums
+from parediff.correction.affine import LinearReconstruction, PairSums, by_time
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -50,15 +50,15 @@ class ExpectedMean(LinearReconstruction):
 
 @torch.no_grad()
 def fit(table: ExpectedMean, model: DiffusionModel, calls: Iterable[Call]) -> None:
-    """Fill the table from calls of the uncompressed network's trajectories."""
-    found: dict[float, PairSums] = {}
-    for call in calls:
+    """Fill the table with the uncompressed network's answers at these calls."""
+
+    def answered(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         with bypassed(model.denoiser):
             output = model.predict(call.x, call.t, call.cond)
         noise = to_noise(output, call.x, call.t, model.pipeline.scheduler)
-        means = (_mean(one[:, : table.channels]) for one in (noise, call.x))
-        for t, own, met in zip(call.t.tolist(), *means, strict=True):
-            found.setdefault(float(t), PairSums()).add(met[None], own[None])
+        return call.t, _mean(call.x[:, : table.channels]), _mean(noise[:, : table.channels])
+
+    found = by_time(map(answered, calls))
     if not found or min(sums.count for sums in found.values()) < 3:
         raise RequestError("calibration.count", "too few", "three images of every time step or more are accepted")
     table.take(found)

@@ -12,7 +12,7 @@ from parediff.errors import RequestError
 from parediff.report.dashboard.write import write_either
 from parediff.report.families import families_json, families_table
 from parediff.report.figure import figure
-from parediff.report.table import printable, remarks, table
+from parediff.report.table import remarks, say, table
 from parediff.results.families import Composition, compositions
 from parediff.results.front import Front, build_fronts, left_out
 from parediff.results.lease import lease
@@ -69,15 +69,11 @@ def show(fronts: Sequence[Front], records: Sequence[Record], warnings: Sequence[
     for front in fronts:
         console.print(table(front))
         for line in remarks(front):
-            _say(line, console)
+            say(line, console)
     for other in left_out(fronts[0], records):
-        _say(str(other), console)
+        say(str(other), console)
     for line in warnings:
-        _say(line, console)
-
-
-def _say(line: str, console: Any) -> None:
-    console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
 
 
 def as_json(fronts: Sequence[Front], composed: Mapping[str, Sequence[Composition]] | None = None) -> str:

@@ -93,6 +93,11 @@ def _ids(point: Point) -> str:
     return point.id + (f" +{len(point.ids) - 1}" if len(point.ids) > 1 else "")
 
 
+def say(line: str, console: Any) -> None:
+    """A remark below a table, on one line of its own."""
+    console.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """The text without characters that steer a terminal."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

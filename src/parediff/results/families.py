@@ -10,7 +10,7 @@ from parediff.results import pareto
 from parediff.results.difference import Difference
 from parediff.results.front import Front
 from parediff.results.jackknife import jackknife_error
-from parediff.results.points import Point, seed_of
+from parediff.results.points import Point, mean_of, seed_of
 from parediff.results.record import Record
 
 Families = frozenset[str]
@@ -88,5 +88,4 @@ def _without_each(front: Front) -> list[Values]:
 
 
 def _mean(front: Front, runs: Sequence[Record]) -> tuple[float, float]:
-    columns = [[axis.value(run) or 0.0 for run in runs] for axis in (front.x, front.y)]
-    return sum(columns[0]) / len(runs), sum(columns[1]) / len(runs)
+    return mean_of(runs, front.x)[0], mean_of(runs, front.y)[0]
