@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from parediff.bench.settings import settings_from
+from parediff.bench.settings import settings_from, threads
 from parediff.config.compose import Composer
 from parediff.config.request import Request, build
 from parediff.pipeline.evaluate import evaluate
@@ -62,12 +62,8 @@ class Row:
 def main(overrides: Sequence[str], console: Any) -> int:
     """Print a row; 1 where more than the limit is spent outside."""
     settings = settings_from(Settings, overrides)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         row = measured("digits", [*DIGITS, f"workload.count={settings.count}", f"sampler.steps={settings.steps}"])
-    finally:
-        torch.set_num_threads(threads)
     told = f"network {row.networks_s:.2f} s, extractors {row.extractors_s:.2f} s"
     console.print(f"{row.case:<10} {row.seconds:.2f} s, {told}: {row.share:.1%} outside (limit {settings.limit:.0%})")
     if settings.output:

@@ -12,10 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from parediff.bench.settings import settings_from
+from parediff.bench.settings import settings_from, threads
 from parediff.cost import Latency, counting, paired_latency
 from parediff.errors import RequestError
 from parediff.methods.base import Method
@@ -109,17 +108,13 @@ class Candidate:
 def main(overrides: list[str], console: Any) -> int:
     """Measure every candidate, print the table, write the JSON; 1 where one of ours loses too much."""
     settings = settings_from(Settings, overrides)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with threads(settings.threads):
         rows = []
         for row in (row for network in settings.networks for row in measure(network, settings)):
             rows.append(row)
             console.print(f"{row.network}, {row.candidate}: {row.speed_up:.2f} of {row.mac_ratio:.2f}")
             if settings.output:  # also what was measured before somebody ended it
                 Path(settings.output).write_text(json.dumps([_told(row) for row in rows], indent=2))
-    finally:
-        torch.set_num_threads(threads)
     console.print(_table(rows, settings))
     if find_spec("DeepCache") is None:
         console.print("the package DeepCache is not installed; with it (pip install DeepCache) it is measured beside")

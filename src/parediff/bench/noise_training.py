@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parediff.bench.settings import settings_from
+from parediff.bench.settings import settings_from, threads
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.cost import paired_latency
@@ -53,12 +53,8 @@ class Row:
 def main(overrides: Sequence[str], console: Any) -> int:
     """Print one row for each kind of step; nothing is claimed, so nothing can fail."""
     settings = settings_from(Settings, overrides)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         rows = [_row(name, noise, rounds, settings) for name, noise, rounds in KINDS]
-    finally:
-        torch.set_num_threads(threads)
     for row in rows:
         console.print(f"{row.step:<18} {row.seconds:.3f} s, full precision {row.full_s:.3f} s: {row.ratio:.2f} times")
     if settings.output:

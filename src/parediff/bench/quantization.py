@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from parediff.bench.settings import settings_from
+from parediff.bench.settings import settings_from, threads
 from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.cost import Latency, paired_latency
@@ -74,12 +74,8 @@ class Row:
 def main(overrides: list[str], console: Any) -> int:
     """Measure both pairs, print the table; 1 where the table costs more than its limit."""
     settings = settings_from(Settings, overrides)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with threads(settings.threads):
         rows = list(measure(settings))
-    finally:
-        torch.set_num_threads(threads)
     console.print(_table(rows, settings))
     if settings.output:
         Path(settings.output).write_text(json.dumps([asdict(row) for row in rows], indent=2))

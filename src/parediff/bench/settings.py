@@ -1,11 +1,13 @@
-"""Settings of a benchmark: a dataclass, filled from key=value."""
+"""Settings of a benchmark: a dataclass, filled from key=value; and the threads that it is measured with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import torch
 import yaml
 
 from parediff.errors import RequestError, nearest
@@ -24,3 +26,14 @@ def settings_from(kind: type[Settings], overrides: Sequence[str]) -> Settings:
         value = yaml.safe_load(text)
         values[key] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of the processor inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

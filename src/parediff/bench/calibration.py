@@ -1,0 +1,111 @@
+"""calibration: seconds and memory of calibrating a network, against how many images it is calibrated on.
+
+The network has the architecture of its config and random weights: neither seconds nor memory depend on what it learned.
+Trajectories are recorded as a run records them, batch by batch into a file, and the method calibrates on them.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from parediff.bench.settings import settings_from, threads
+from parediff.calibration.base import CallSource, LazyCalls
+from parediff.config.compose import Composer
+from parediff.config.request import build, construct
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.validation import check_types, require
+
+NETWORKS = ("ddpm_digits", "unet_cifar10", "dit_cifar10")
+MEMORY_LIMIT = 1.1
+"""The process's peak with the most images over its peak with the fewest."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """So many `images`, the fewest first, drawn in `steps` steps whose calls are all kept; `output` is a JSON file."""
+
+    network: str = "unet_cifar10"
+    method: str = "ptq"
+    images: tuple[int, ...] = (64, 256, 1024)
+    steps: int = 25
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.network in NETWORKS, "network", self.network, " or ".join(NETWORKS))
+        ascending = list(self.images) == sorted(set(self.images)) and min(self.images, default=0) >= 1
+        require(ascending, "images", self.images, "one number or more, the fewest first, each 1 or more")
+        require(self.steps >= 1, "steps", self.steps, "1 or more")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds, and the most memory that the process has held until then."""
+
+    images: int
+    recording_s: float
+    calibrating_s: float
+    peak_mb: float
+
+
+def main(overrides: list[str], console: Any) -> int:
+    """Print a row for each number of images; 1 where memory grows with them."""
+    settings = settings_from(Settings, overrides)
+    with threads(1):
+        rows = list(measure(settings))
+    console.print(_table(rows, settings))
+    if settings.output:
+        Path(settings.output).write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    return 0 if rows[-1].peak_mb <= MEMORY_LIMIT * rows[0].peak_mb else 1
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """The numbers of images in turn, in one process, whose peak can only rise."""
+    with tempfile.TemporaryDirectory(prefix="parediff-bench-") as folder:
+        for images in settings.images:
+            yield _measured(settings, images, folder)
+
+
+def _measured(settings: Settings, images: int, folder: str) -> Row:
+    chosen = [f"model={settings.network}", f"model.path={folder}", f"method=[{settings.method}]", "metric=[psnr]"]
+    drawn = [f"sampler.steps={settings.steps}", f"calibration.steps={settings.steps}", f"calibration.count={images}"]
+    config = Composer("config").compose(["tracker=none", "cost=[]", "calibration.batch_size=64", *chosen, *drawn])
+    construct(config.model.architecture, "model.architecture").save(Path(folder), "none")
+    request = build(config)
+    model: DiffusionModel = request.model.load("cpu")
+    method = request.methods[settings.method]
+    assert isinstance(request.calibration, CallSource)
+    calls = LazyCalls(request.calibration, model, request.sampler)
+    for _ in calls:  # records them all before the first comes
+        break
+    student = model.copy()
+    start = time.perf_counter()
+    method.prepare(student)
+    method.calibrate(student, calls)
+    return Row(images, calls.seconds, time.perf_counter() - start, _peak_mb())
+
+
+def _peak_mb() -> float:
+    """Of this process, resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _table(rows: list[Row], settings: Settings) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{settings.method}, {settings.network}, {settings.steps} steps, 1 thread")
+    for heading in ("images", "recording s", "calibrating s", "calibrating / recording", "peak MB", "over the first"):
+        table.add_column(heading)
+    for row in rows:
+        seconds = f"{row.recording_s:.1f}", f"{row.calibrating_s:.1f}", f"{row.calibrating_s / row.recording_s:.2f}"
+        table.add_row(str(row.images), *seconds, f"{row.peak_mb:.0f}", f"{row.peak_mb / rows[0].peak_mb:.2f}")
+    return table
