@@ -14,7 +14,7 @@ from parediff.config.compose import Composer
 from parediff.config.request import construct
 from parediff.correction.regression import Moments
 from parediff.errors import RequestError
-from parediff.methods.ptqd import Correction, Ptqd, noise_factor, regression_of
+from parediff.methods.ptqd import Correction, Ptqd, noise_factor, noise_share, regression_of
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.pipeline.compress import compress, restore
@@ -101,6 +101,49 @@ def test_residual_noise_shrinks_the_samplers_own_and_never_below_zero() -> None:
         kept = fresh.alphas_cumprod
         expected = before - (noise_factor(float(kept[t]), float(kept[t - 200]), before) * std) ** 2
         assert after == pytest.approx(before * ratio if ratio is not None else expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_is_left_of_an_error_counts_as_it_reaches_the_next_x(kind: str) -> None:
+    """Against diffusers' own step: an error of what is predicted, and the x that follows."""
+    scheduler = STOCHASTIC.scheduler_for(tiny.unconditional_model().pipeline)
+    scheduler.register_to_config(prediction_type=kind, clip_sample=False)
+    scheduler.set_timesteps(5)
+    t = int(scheduler.timesteps[1])
+    x, output, noise = torch.randn(3, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    first, second = (
+        scheduler.step(predicted, t, x, eta=1.0, variance_noise=noise).prev_sample
+        for predicted in (output, output + 0.25)
+    )
+    kept, after = (float(scheduler.alphas_cumprod[one]) for one in (t, t - 200))
+    variance = float(scheduler._get_variance(t, t - 200))
+    reached = noise_factor(kept, after, variance) * noise_share(kind, kept) * (-1 if kind == "sample" else 1)
+    assert torch.allclose(second - first, torch.full_like(x, 0.25 * reached), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_the_variance_shrinks_by_what_reaches_the_next_x(kind: str) -> None:
+    model = tiny.unconditional_model()
+    model.pipeline.scheduler = tiny.scheduler(prediction_type=kind)
+    Ptqd(variance=True, sampler=STOCHASTIC).prepare(model)
+    regression = regression_of(model)
+    regression.clock.remember(torch.tensor([1.0, 999.0]))
+    regression.std.fill_(0.2)
+    plain, shrunken = (STOCHASTIC.scheduler_for(model.pipeline) for _ in range(2))
+    for scheduler in (plain, shrunken):
+        scheduler.set_timesteps(5)
+    Correction(1.0)(type("R", (), {"scheduler": shrunken, "model": model})())
+    t = int(plain.timesteps[1])
+    before, kept = float(plain._get_variance(t, t - 200)), plain.alphas_cumprod
+    factor = noise_factor(float(kept[t]), float(kept[t - 200]), before) * noise_share(kind, float(kept[t]))
+    assert float(shrunken._get_variance(t, t - 200)) == pytest.approx(before - (factor * 0.2) ** 2, abs=1e-6)
+
+
+def test_a_network_that_predicts_no_noise_in_any_form_is_refused() -> None:
+    model = tiny.unconditional_model()
+    model.pipeline.scheduler.register_to_config(prediction_type="score")
+    with pytest.raises(RequestError, match=r"DDPMScheduler|DDIMScheduler"):
+        Ptqd(variance=True, sampler=STOCHASTIC).prepare(model)
 
 
 def test_eta_zero_leaves_the_variance_alone() -> None:

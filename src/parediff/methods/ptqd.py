@@ -14,13 +14,16 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call, Condition, Predict, Run, Sampled, Wrapper
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
+from parediff.reuse.prediction import kind_of
 
 
 @dataclass(frozen=True)
 class Ptqd(Method):
     """Listed after the method that quantises. `sampler` says the eta that the variance is corrected for.
 
-    `variance`: the sampler's own noise shrinks by what the quantisation adds; without eta there is none to shrink.
+    `variance`: the sampler's own noise shrinks by what the quantisation adds; without eta there is none to shrink. The
+    paper's networks predict the noise; what another predicts is corrected as it is, and what is left of its error
+    counts as the error of the noise that it implies.
     """
 
     corrects: ClassVar[bool] = True
@@ -29,8 +32,7 @@ class Ptqd(Method):
     sampler: Annotated[Sampler, "whose eta the variance is corrected for"] | None
 
     def prepare(self, model: DiffusionModel) -> None:
-        if model.prediction_type != "epsilon":
-            raise RequestError("model", model.name, "PTQD corrects networks that predict the noise (epsilon)")
+        kind_of(model.pipeline.scheduler)  # raises for what no noise can be told from
         capacity = int(model.pipeline.scheduler.config.get("num_train_timesteps", 1000))
         model.denoiser.add_module(NAME, NoiseRegression(capacity, model.sample_shape[0]).to(model.device))
         eta = self.sampler.eta if self.variance and self.sampler is not None else 0.0
@@ -77,13 +79,14 @@ def shrink_variance(scheduler: Any, regression: NoiseRegression, eta: float, gui
 
     Under guidance the errors of both branches add up with the squares of their weights.
     """
-    plain = scheduler._get_variance
+    plain, kind = scheduler._get_variance, kind_of(scheduler)
     gain = guidance**2 + (1 - guidance) ** 2 if guidance > 1 else 1.0
 
     def shrunken(timestep: Any, previous: Any) -> Any:
         variance = plain(timestep, previous)
         sigma_squared = eta**2 * float(variance)
-        factor = noise_factor(*_kept(scheduler, timestep, previous), sigma_squared)
+        kept, kept_after = _kept(scheduler, timestep, previous)
+        factor = noise_factor(kept, kept_after, sigma_squared) * noise_share(kind, kept)
         left = max(0.0, sigma_squared - factor**2 * gain * regression.remaining_std(float(timestep)) ** 2)
         return variance * (left / sigma_squared) if sigma_squared > 0 else variance
 
@@ -100,6 +103,11 @@ def _kept(scheduler: Any, timestep: Any, previous: Any) -> tuple[float, float]:
 def noise_factor(kept: float, kept_after: float, sigma_squared: float) -> float:
     """c_e: how much of an error of the predicted noise reaches the next x."""
     return float(max(0.0, 1 - kept_after - sigma_squared) ** 0.5 - (kept_after * (1 - kept) / kept) ** 0.5)
+
+
+def noise_share(kind: str, kept: float) -> float:
+    """How large an error of the implied noise is per error of what is predicted: eps = alpha v + sigma x, and so on."""
+    return {"v_prediction": kept**0.5, "sample": (kept / (1 - kept)) ** 0.5}.get(kind, 1.0)
 
 
 def regression_of(model: Sampled) -> NoiseRegression:
