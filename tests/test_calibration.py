@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
-from parediff.calibration.base import CalibrationSource, LazyCalls
+from parediff.calibration.base import CalibrationSource, LazyCalls, walk
 from parediff.calibration.ndtc import NDTC, clamped
 from parediff.calibration.real_data import RealData
 from parediff.calibration.single_step import SingleStep
@@ -229,3 +230,35 @@ def test_a_wrong_request_names_its_key(build: object, key: str) -> None:
     with pytest.raises(RequestError) as caught:
         build()  # type: ignore[operator]
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("sampler", [tiny.DDIM, Sampler("ddim", "DDIMScheduler", 5, eta=1.0)], ids=["ddim", "eta"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny.unconditional_model,
+        partial(tiny.class_model, 2.0),
+        partial(tiny.text_model, 3.0),
+        pytest.param(partial(tiny.dit_model, 1.5), marks=pytest.mark.slow),
+    ],
+    ids=["plain", "classes", "text", "dit"],
+)
+def test_a_walk_that_answers_as_the_network_meets_what_a_run_records(
+    model: Callable[[], DiffusionModel], sampler: Sampler
+) -> None:
+    """Guidance, the sampler's noise and the order of the images are the pipeline's own."""
+    walked = model()
+    source = Uniform(SEED, 5, 2, 5, conditions=("a", "b") if walked.conditioning == "text" else None)
+    met: dict[int, Tensor] = {}
+
+    def visit(place: int, parts: Sequence[Call]) -> list[Tensor]:
+        met[place] = torch.cat([part.x for part in parts])
+        return [walked.predict(part.x, part.t, part.cond) for part in parts]
+
+    calls = LazyCalls(source, walked, sampler)
+    walk(calls, walked, sampler, visit)
+    assert calls.rows == sum(len(x) for x in met.values())
+    recorded = list(LazyCalls(dataclasses.replace(source, batch_size=5), model(), sampler))
+    assert sorted(met) == [0, 1, 2, 3, 4]
+    for call in recorded:
+        assert torch.allclose(met[4 - call.step], call.x, atol=1e-5)

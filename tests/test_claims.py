@@ -183,7 +183,7 @@ def planned(study: str) -> list[Record]:
     """The runs of a study as they will be recorded, without a number."""
     folder, composer = study.split("/")[0], Composer("config")
     name = study if "/" in study else f"{folder}/front"
-    jobs = composer.jobs([f"experiment={name}", *(["model.random_weights=true"] if name in BROUGHT else [])])
+    jobs = composer.jobs([f"experiment={name}", *BROUGHT.get(name, [])])
     requests = [build(composer.compose(job)) for job in jobs]
     return [
         Record(one.id, study, "finished", methods=list(one.methods), sampler={}, config=one.config) for one in requests

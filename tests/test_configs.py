@@ -49,16 +49,18 @@ NEEDED = {
 }
 # options that the model which ships is no model for
 FOREIGN = [("sampler", path.stem) for path in (shipped("conf") / "sampler").glob("flow_*.yaml")]
-# experiments whose weights the user brings
-BROUGHT = (
-    "nipq/low_bits",
-    "nipq/resnet20",
-    "nipq/resnet20_ptq",
-    "data_free/resnet20",
-    "data_free/resnet20_finetune",
-    "data_free/resnet20_genie",
-    "data_free/udfc",
-)
+RANDOM = ["model.random_weights=true"]
+# what stands for the weights of experiments to which the user brings them
+BROUGHT = {
+    "nipq/low_bits": RANDOM,
+    "nipq/resnet20": RANDOM,
+    "nipq/resnet20_ptq": RANDOM,
+    "data_free/resnet20": RANDOM,
+    "data_free/resnet20_finetune": RANDOM,
+    "data_free/resnet20_genie": RANDOM,
+    "data_free/udfc": RANDOM,
+    "frontier/transformer": ["model.path=assets://ddpm_digits"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +140,14 @@ def test_every_trainer_composes() -> None:
     ],
 )
 def test_the_last_run_of_every_experiment_builds(composer: Composer, name: str) -> None:
-    jobs = composer.jobs([f"experiment={name}", *(["model.random_weights=true"] if name in BROUGHT else [])])
+    jobs = composer.jobs([f"experiment={name}", *BROUGHT.get(name, [])])
     assert build(composer.compose(jobs[-1])).id
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", experiment_files())
 def test_no_two_points_of_an_experiment_are_the_same_run(composer: Composer, name: str) -> None:
-    jobs = composer.jobs([f"experiment={name}", *(["model.random_weights=true"] if name in BROUGHT else [])])
+    jobs = composer.jobs([f"experiment={name}", *BROUGHT.get(name, [])])
     ids = [build(composer.compose(job)).id for job in jobs]
     assert len(set(ids)) == len(ids)
 

@@ -116,15 +116,34 @@ def test_it_says_what_it_fitted(layers: bool) -> None:
     assert (fired["layers_with_biases"] > 0) == layers
 
 
-def test_a_sampler_with_noise_or_of_several_calls_a_step_is_refused() -> None:
-    for asked, told in ((["sampler.eta=1"], "without noise"), (["sampler=heun"], "sampler=heun")):
-        config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=3", *asked, *QUICK_PTQ])
-        methods = {name: construct(config.methods[name], name) for name in config.methods}
-        model = tiny.unconditional_model()
-        sampler = construct(config.sampler, "sampler")
-        calls = LazyCalls(Uniform(10**9, 2, 2, 3), model.copy(), sampler)
-        with pytest.raises(RequestError, match=told):
-            compress(model, model.copy(), methods, lambda _, calls=calls: calls, lambda *_: None)
+def test_a_sampler_that_asks_twice_for_a_time_step_is_refused() -> None:
+    config = Composer("config").compose(["method=[ptq,stepwise]", "sampler.steps=3", "sampler=heun", *QUICK_PTQ])
+    methods = {name: construct(config.methods[name], name) for name in config.methods}
+    model = tiny.unconditional_model()
+    calls = LazyCalls(Uniform(10**9, 2, 2, 3), model.copy(), construct(config.sampler, "sampler"))
+    with pytest.raises(RequestError, match="sampler=heun"):
+        compress(model, model.copy(), methods, lambda _: calls, lambda *_: None)
+
+
+@pytest.mark.parametrize("asked", [["sampler.eta=1"], ["sampler=euler_ancestral"]], ids=["eta", "ancestral"])
+def test_under_guidance_and_with_noise_the_fitted_images_come_nearer(asked: list[str]) -> None:
+    """On the seeds that it was fitted to."""
+    settings = ["methods.ptq.weight_bits=2", "methods.ptq.activation_bits=3", "sampler.steps=4", *asked]
+    config = Composer("config").compose(["method=[ptq,stepwise]", *settings, *QUICK_PTQ])
+    methods = {name: construct(config.methods[name], name) for name in config.methods}
+    sampler, teacher, seeds = (
+        construct(config.sampler, "sampler"),
+        tiny.dit_model(guidance_scale=2.0),
+        range(10**9, 10**9 + 8),
+    )
+    errors = []
+    for chosen in (["ptq"], ["ptq", "stepwise"]):
+        student = teacher.copy()
+        given = {name: methods[name] for name in chosen}
+        compress(student, teacher, given, lambda m: LazyCalls(Uniform(10**9, 8, 3, 4), m, sampler), lambda *_: None)
+        drawn = [m.generate(list(seeds), None, sampler) for m in (student, teacher)]
+        errors.append(float((drawn[0] - drawn[1]).square().mean()))
+    assert errors[1] < 0.9 * errors[0]
 
 
 @pytest.mark.slow

@@ -132,12 +132,12 @@ def test_intervals_can_follow_the_quantised_models_own_trajectory(interval: str)
         assert float(first[-1]) == pytest.approx(float(second[-1]), rel=0.05)
 
 
-def test_an_own_trajectory_needs_the_first_step_of_this_sampler_and_no_noise() -> None:
+def test_an_own_trajectory_needs_a_source_that_draws_anew() -> None:
     model = tiny.unconditional_model()
     chosen = method(interval="per_step", trajectory="own")
     chosen.prepare(model)
-    calls = [call for call in LazyCalls(CALIBRATION, model, tiny.DDIM) if call.step]
-    with pytest.raises(RequestError, match="first step"):
+    calls = list(LazyCalls(CALIBRATION, model, tiny.DDIM))
+    with pytest.raises(RequestError, match="calibration=list"):
         chosen.calibrate(model, calls)
 
 

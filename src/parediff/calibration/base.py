@@ -5,20 +5,25 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from parediff.atomic import write_atomically
 from parediff.calibration.store import CallStore
+from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.results.interruption import safe_point
 from parediff.validation import check_types
+
+Visit = Callable[[int, Sequence[Call]], Sequence[Tensor]]
+"""Takes the place of a time step among the sampler's, ascending, and calls of it; the predictions to go on with."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,25 @@ class CallSource(CalibrationSource):
     def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterable[Call]]]:
         """What records each batch, none of which depends on another: of `model` as it runs when it is called."""
 
+    def walk(self, model: DiffusionModel, sampler: Sampler, visit: Visit) -> int:
+        """Draw all images at once; at every step `visit` fits what it fits, and only then it goes on. The rows met.
+
+        Whatever the pipeline does around its denoiser (guidance, scaling, noise of its own) is done as in any run.
+        """
+        accepted = "a source that follows the model's own trajectories, as uniform, is accepted"
+        raise RequestError("calibration", type(self).__name__, accepted)
+
     def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
         """Calls of `model` as it runs now; lazy."""
         for part in self.parts(model, sampler):
             yield from part()
+
+
+def walk(calls: Iterable[Call], model: DiffusionModel, sampler: Sampler, visit: Visit) -> None:
+    """Fit along the model's own trajectories: each step sees what the steps before it did."""
+    if not isinstance(calls, LazyCalls):
+        raise RequestError("calibration", type(calls).__name__, "calls of a source that can draw anew are accepted")
+    calls.walk(model, sampler, visit)
 
 
 class LazyCalls:
@@ -73,6 +93,10 @@ class LazyCalls:
                     self.rows += len(call.x)
             self._calls, self.seconds = calls, time.perf_counter() - start
         return iter(self._calls)
+
+    def walk(self, model: DiffusionModel, sampler: Sampler, visit: Visit) -> None:
+        """The source's own walk, of `model`, counted."""
+        self.rows += self._source.walk(model, sampler, visit)
 
     def _part(self, place: int, record: Callable[[], Iterable[Call]]) -> Iterable[Call]:
         """The calls of one part, from disk where an earlier process recorded it."""

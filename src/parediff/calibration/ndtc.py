@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from parediff.calibration.trajectories import Trajectories, rows_of
+from parediff.calibration.trajectories import Trajectories, of_images
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import NonNegative, Share
@@ -39,7 +39,7 @@ class NDTC(Trajectories):
             index = len(steps) - 1 - steps.index(call.step)
             chosen = [row for row, k in enumerate(wanted) if k == index]
             if chosen:
-                yield rows_of(call, len(seeds), chosen)
+                yield of_images(call, len(seeds), chosen)
 
 
 def clamped(draws: Tensor, total: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from parediff.calibration.trajectories import Trajectories, evenly, rows_of
+from parediff.calibration.trajectories import Trajectories, evenly, of_images
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import Count, Positive, Range
@@ -36,7 +36,7 @@ class Sensitive(Trajectories):
         for call in recorded:
             if call.step in wanted:
                 moved = sensitivity(model, shaken, call).reshape(-1, len(seeds)).sum(0)
-                yield rows_of(call, len(seeds), chosen(moved, self.share, generator))
+                yield of_images(call, len(seeds), chosen(moved, self.share, generator))
 
     @torch.no_grad()
     def _shaken(self, model: DiffusionModel) -> DiffusionModel:

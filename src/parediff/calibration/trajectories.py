@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from parediff.calibration.base import CallSource
+from parediff.calibration.base import CallSource, Visit
 from parediff.models.diffusion.door import Call, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
@@ -41,17 +41,35 @@ class Trajectories(CallSource, ABC):
 
     def parts(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Callable[[], Iterator[Call]]]:
         sampler = sampler if self.sampler_steps is None else replace(sampler, steps=self.sampler_steps)
-        workload = Workload(self.first_seed, self.count, self.batch_size, conditions=self.conditions)
-        for seeds, given in workload.batches():
+        for seeds, given in self._workload.batches():
             yield partial(self._batch, model, sampler, seeds, given)
 
     def _batch(
         self, model: DiffusionModel, sampler: Sampler, seeds: tuple[int, ...], given: tuple[Any, ...] | None
     ) -> Iterator[Call]:
         with recording(model) as recorded:
-            model.generate(seeds, given if given is not None else model.conditions_for(seeds), sampler)
+            model.generate(seeds, given, sampler)
         steps = sorted({call.step for call in recorded})
         yield from self.kept(recorded, seeds, steps, model)
+
+    def walk(self, model: DiffusionModel, sampler: Sampler, visit: Visit) -> int:
+        places = model.places(sampler)
+        rows = 0
+
+        def predict(call: Call) -> Tensor:
+            nonlocal rows
+            rows += len(call.x)
+            size = self.batch_size * len(call.x) // self.count
+            parts = [call.rows(slice(first, first + size)) for first in range(0, len(call.x), size)]
+            return torch.cat(list(visit(places[float(call.t[0])], parts)))
+
+        seeds, given = next(replace(self._workload, batch_size=self.count).batches())
+        model.follow(seeds, given, sampler, predict)
+        return rows
+
+    @property
+    def _workload(self) -> Workload:
+        return Workload(self.first_seed, self.count, self.batch_size, conditions=self.conditions)
 
     @abstractmethod
     def kept(
@@ -66,20 +84,6 @@ def evenly(steps: list[int], wanted: int) -> set[int]:
     return {steps[int(i * stride)] for i in range(min(wanted, len(steps)))}
 
 
-def rows_of(call: Call, images: int, chosen: list[int]) -> Call:
-    """The call for some of its `images` images, in every branch; what has no batch dimension stays whole."""
-    size = len(call.x)
-    index = torch.tensor([branch * images + row for branch in range(size // images) for row in chosen])
-
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor[index.to(tensor.device)]
-
-    return Call(rows(call.x), rows(call.t), _rows(call.cond, size, rows), call.step)
-
-
-def _rows(value: Any, size: int, rows: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor) and value.ndim and len(value) == size:
-        return rows(value)
-    if isinstance(value, list) and len(value) == size and all(isinstance(entry, Tensor) for entry in value):
-        return [value[int(row)] for row in rows(torch.arange(size))]
-    return {key: _rows(entry, size, rows) for key, entry in value.items()} if isinstance(value, dict) else value
+def of_images(call: Call, images: int, chosen: list[int]) -> Call:
+    """The call for some of its `images` images, in every branch."""
+    return call.rows(torch.tensor([branch * images + row for branch in range(len(call.x) // images) for row in chosen]))

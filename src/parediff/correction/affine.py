@@ -119,7 +119,12 @@ def _slope(variance: Tensor, covariance: Tensor) -> Tensor:
 @torch.no_grad()
 def pairs_of(model: DiffusionModel, calls: Iterable[Call], channels: int) -> dict[float, PairSums]:
     """Pairs at calls of the quantised network's own trajectory, so that its drift is in the data."""
-    return by_time((call.t, *both(model, call, channels)) for call in calls)
+
+    def told(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        quantized, exact = both(model, call)
+        return call.t, quantized[:, :channels], exact[:, :channels]
+
+    return by_time(map(told, calls))
 
 
 def by_time(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[float, PairSums]:
@@ -131,9 +136,9 @@ def by_time(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[float, Pai
     return found
 
 
-def both(model: DiffusionModel, call: Call, channels: int) -> tuple[Tensor, Tensor]:
+def both(model: DiffusionModel, call: Call) -> tuple[Tensor, Tensor]:
     """The quantised network's prediction and the uncompressed one's, at the same input."""
     quantized = model.predict(call.x, call.t, call.cond)
     with bypassed(model.denoiser):
         exact = model.predict(call.x, call.t, call.cond)
-    return quantized[:, :channels], exact[:, :channels]
+    return quantized, exact

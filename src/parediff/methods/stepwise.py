@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from parediff.calibration.base import walk
 from parediff.correction.affine import NAME, LinearReconstruction, PairSums, both
 from parediff.correction.layer_bias import NAME as BIASES
 from parediff.correction.layer_bias import LayerBiases
@@ -22,7 +23,6 @@ from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call, Condition, Predict, Run, Sampled, Wrapper
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
-from parediff.quantization.own_steps import check_plain, walk
 from parediff.validation import require
 
 
@@ -41,7 +41,7 @@ class Stepwise(Method):
     sampler: Sampler
 
     def prepare(self, model: DiffusionModel) -> None:
-        check_plain(model, self.sampler)
+        model.places(self.sampler)  # raises where a time step comes twice
         steps, (channels, height, width) = self.sampler.steps, model.sample_shape
         shape = (channels, height, width) if self.pixels else (channels, 1, 1)
         table = LinearReconstruction(steps, shape)
@@ -62,13 +62,13 @@ class Stepwise(Method):
             sums, found = PairSums(), []
             for call in batches:
                 with _biased(model, call.t):
-                    quantized, exact = both(model, call, table.channels)
-                sums.add(quantized, exact)
+                    quantized, exact = both(model, call)
+                sums.add(quantized[:, : table.channels], exact[:, : table.channels])
                 found.append(quantized)
             table.fill_entry(place, sums.of_pixels() if self.pixels else sums.of_channels())
             return [table(one, call.t) for one, call in zip(found, batches, strict=True)]
 
-        walk(model, calls, self.sampler, visit)
+        walk(calls, model, self.sampler, visit)
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         table, biases = _table(model), _biases(model)

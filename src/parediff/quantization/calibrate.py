@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from parediff.calibration.base import walk
 from parediff.errors import RequestError
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -17,7 +18,6 @@ from parediff.models.diffusion.sampler import Sampler
 from parediff.quantization.generated import Generated
 from parediff.quantization.intervals import IntervalKind, naming, over_time
 from parediff.quantization.layers import FoldableLayer, folded, layers_of
-from parediff.quantization.own_steps import walk
 from parediff.quantization.quantizer import bypassed
 from parediff.quantization.samples import Reservoir, Samples, TimedReservoir, joined, observing
 from parediff.quantization.search import Search
@@ -101,7 +101,7 @@ def calibrate_along(model: DiffusionModel, calls: Iterable[Call], sampler: Sampl
 
     assert plan.context is not None
     plan.context.remember(model.times(sampler))
-    walk(model, calls, sampler, visit)
+    walk(calls, model, sampler, visit)
     found = {name: joined([seen[entry][name] for entry in sorted(seen)]) for name in timed}
     plan.kind.fit(timed, found, plan.activations)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.door import Call, rows_of
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.generated import Generated
 from parediff.quantization.layers import FoldableLayer
@@ -222,7 +222,7 @@ class Replay:
 
     def __init__(self, model: DiffusionModel, call: Call, memory_mb: int) -> None:
         self.model, self.call, self.memory_mb = model, call, memory_mb
-        self.paths = units(model, _part(call, slice(0, 1)))
+        self.paths = units(model, call.rows(slice(0, 1)))
         self.kept: dict[str, Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Data]]:
@@ -239,10 +239,10 @@ class Replay:
     def _chunks(self) -> Iterator[tuple[slice, Call]]:
         for start in range(0, len(self.call.x), self.CHUNK):
             rows = slice(start, start + self.CHUNK)
-            yield rows, _part(self.call, rows)
+            yield rows, self.call.rows(rows)
 
     def _check_memory(self) -> None:
-        row = sum(output.numel() * output.element_size() for output in self._seen(_part(self.call, slice(0, 1))))
+        row = sum(output.numel() * output.element_size() for output in self._seen(self.call.rows(slice(0, 1))))
         fit = self.memory_mb * 2**20 // max(1, row)
         if fit < len(self.call.x):
             raise RequestError("rows", len(self.call.x), f"{fit} fit into memory_mb={self.memory_mb} with this network")
@@ -356,22 +356,9 @@ def stratified(calls: Iterable[Call], rows: int) -> Call:
         chosen += [met[i * len(met) // count] for i in range(count)]
     wanted = {place for place, _ in chosen}
     held = {place: call for place, call in enumerate(calls) if place in wanted}
-    parts = [_part(held[place], slice(row, row + 1)) for place, row in chosen]
+    parts = [held[place].rows(slice(row, row + 1)) for place, row in chosen]
     cond = {key: _joined([(part.cond[key], 1) for part in parts]) for key in parts[0].cond}
     return Call(torch.cat([part.x for part in parts]), torch.cat([part.t for part in parts]), cond, 0)
-
-
-def _part(call: Call, rows: slice) -> Call:
-    size = len(call.x)
-    cond = {key: rows_of(value, rows, size) for key, value in call.cond.items()}
-    return Call(call.x[rows], call.t[rows], cond, call.step)
-
-
-def rows_of(value: Any, index: Tensor | slice, size: int) -> Any:
-    """Some rows of what has one for each of `size` samples, in nested dictionaries too."""
-    if isinstance(value, Mapping):
-        return {key: rows_of(inner, index, size) for key, inner in value.items()}
-    return value[index] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
 
 
 def _joined(parts: Sequence[tuple[Any, int]]) -> Any:

@@ -128,7 +128,7 @@ class TimeContext(nn.Module):
         known = self.known
         if not len(known):
             raise ValueError("no time steps are tabulated: calibrate first")
-        above = torch.searchsorted(known, t).clamp_max(len(known) - 1)
+        above = torch.searchsorted(known, t.contiguous()).clamp_max(len(known) - 1)
         below = torch.where(known[above] > t, above - 1, above).clamp_min(0)
         exact = (known[below] == t) | (known[above] == t)
         if not self.interpolate and not bool(exact.all()):

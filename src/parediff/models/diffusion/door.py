@@ -28,6 +28,23 @@ class Call:
     cond: Condition
     step: int
 
+    def rows(self, index: Tensor | slice) -> Call:
+        """The call for some of its rows; what has no batch dimension stays whole."""
+        size = len(self.x)
+        cond = {name: rows_of(value, index, size) for name, value in self.cond.items()}
+        return Call(rows_of(self.x, index, size), rows_of(self.t, index, size), cond, self.step)
+
+
+def rows_of(value: Any, index: Tensor | slice, size: int) -> Any:
+    """Some rows of what has one for each of `size` samples, in nested dictionaries and lists of tensors too."""
+    if isinstance(value, Mapping):
+        return {key: rows_of(inner, index, size) for key, inner in value.items()}
+    if isinstance(value, Tensor) and value.ndim and len(value) == size:
+        return value[index.to(value.device) if isinstance(index, Tensor) else index]
+    if isinstance(value, list) and len(value) == size and all(isinstance(entry, Tensor) for entry in value):
+        return [value[row] for row in torch.arange(size)[index].tolist()]
+    return value
+
 
 Observer = Callable[[Call, Tensor], None]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from parediff.errors import RequestError
 from parediff.models.diffusion import generation
 from parediff.models.diffusion.conditioning import keep_labels
-from parediff.models.diffusion.door import Condition, Observer, Run, Wrapper, call_network, opened
+from parediff.models.diffusion.door import Call, Condition, Observer, Run, Wrapper, call_network, opened
 from parediff.models.diffusion.sampler import Sampler, generators_for, seeded_steps
 from parediff.models.diffusion.text import PromptStore
 
@@ -146,26 +146,50 @@ class DiffusionModel:
         return result.detach().float().cpu()
 
     @torch.no_grad()
-    def times(self, sampler: Sampler) -> Tensor:
-        """The time steps that the network would be given, ascending, float64: a run in which it is not called."""
-        seen: list[Tensor] = []
+    def follow(
+        self,
+        seeds: Sequence[int],
+        conditions: Sequence[Any] | None,
+        sampler: Sampler,
+        predict: Callable[[Call], Tensor],
+    ) -> None:
+        """A run up to its last step, in which `predict` answers for the network and everything that is around it.
+
+        The network itself stays free to be called.
+        """
+        if self.conditioning == "class" and conditions is None:
+            conditions = self.conditions_for(seeds)
         twin = copy.copy(self)
         twin.pipeline = copy.copy(self.pipeline)
-
-        def blind(run: Run) -> Wrapper:
-            def note(_: Any, x: Tensor, t: Tensor, __: Condition) -> Tensor:
-                seen.append(t.detach().double().cpu().reshape(-1))
-                return self._blank(x)
-
-            return note
-
-        twin.wrapper_factories, twin.observers = [blind], []
-        conditions = None if self.conditioning == "none" else (("",) if self.conditioning == "text" else (0,))
-        generators = generators_for((0,))
-        sampling = twin._sampling(sampler, (0,), generators, leave=True)
-        with contextlib.suppress(_Executed), sampling as run, self._complaints(run):
+        twin.denoiser = copy.copy(self.denoiser)
+        twin.wrapper_factories, twin.observers = [lambda run: lambda _, x, t, c: predict(Call(x, t, c, run.index))], []
+        generators = generators_for(seeds)
+        sampling = twin._sampling(sampler, seeds, generators, leave=True)
+        with contextlib.suppress(_Executed), sampling as run, twin._complaints(run):
             generation.images(twin, conditions, run.scheduler, generators, sampler.steps)
-        return torch.cat(seen).unique()
+
+    def times(self, sampler: Sampler) -> Tensor:
+        """The time steps that the network would be given, ascending, float64: a run in which it is not called."""
+        return self._asked(sampler).unique()
+
+    def places(self, sampler: Sampler) -> dict[float, int]:
+        """Of every time step, among all ascending ones. Raises RequestError where one is asked for twice."""
+        times = self._asked(sampler).tolist()
+        if len(set(times)) < len(times):
+            accepted = "one call of the network for each time step is accepted, as ddim or dpmpp_2m asks for"
+            raise RequestError("sampler", sampler.name, accepted)
+        return {t: place for place, t in enumerate(sorted(times))}
+
+    def _asked(self, sampler: Sampler) -> Tensor:
+        """The time step of every call of a run, in turn, float64."""
+        seen: list[Tensor] = []
+
+        def note(call: Call) -> Tensor:
+            seen.append(call.t.detach().double().cpu().unique())
+            return self._blank(call.x)
+
+        self.follow((0,), ("",) if self.conditioning == "text" else None, sampler, note)
+        return torch.cat(seen)
 
     def _blank(self, x: Tensor) -> Tensor:
         """Zeros of the shape of the output for x; packed tokens keep their width."""
