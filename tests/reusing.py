@@ -62,13 +62,15 @@ def with_method(model: DiffusionModel, method: Any) -> DiffusionModel:
     return student
 
 
-def by_hand(model: DiffusionModel, steps: Sequence[Step], find: Any = None) -> tuple[Reuser, Run]:
+def by_hand(
+    model: DiffusionModel, steps: Sequence[Step], find: Any = None, extrapolation: float = 0.0
+) -> tuple[Reuser, Run]:
     """The wrapper of a run that the test advances itself."""
     scheduler = tiny.scheduler()
     scheduler.set_timesteps(len(steps))
     run = Run(scheduler, (0,), [], model)
     find = find or frdiff()._cuts
-    return Reuse("test", find, lambda _, __, ___: list(steps))(run), run
+    return Reuse("test", find, lambda _, __, ___: list(steps), extrapolation)(run), run
 
 
 def macs_per_call(denoiser: nn.Module, method: Any, steps: int, inputs: Sequence[Tensor], cond: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 
 from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.reuse.engine import FULL, Reuse, Step, install, installed
+from parediff.reuse.engine import FULL, Extrapolation, Reuse, Step, install, installed
 from parediff.reuse.outer_ring import outer_ring
 from parediff.reuse.replacements import Cut
 from parediff.reuse.schedules import Center, FirstFull, Interval, Keyframes, LastFull, Power, Schedule
@@ -22,6 +22,7 @@ class DeepCache(Method):
     """Between keyframes only the part outside skip `branch` runs: 0 is the outermost, `conv_in` to the last layer.
 
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
+    `extrapolation` is ours: so large a share of the deep part's last change goes on between keyframes.
     """
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
@@ -33,13 +34,14 @@ class DeepCache(Method):
     first_full: FirstFull
     last_full: LastFull
     branch: Whole
+    extrapolation: Extrapolation = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._schedule()
 
     def prepare(self, model: DiffusionModel) -> None:
-        install(model, Reuse("deepcache", self._cuts, self._plan))
+        install(model, Reuse("deepcache", self._cuts, self._plan, extrapolation=self.extrapolation))
 
     def finalize(self, model: DiffusionModel) -> None:
         installed(model, "deepcache").tally.reset()

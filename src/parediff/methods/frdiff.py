@@ -11,7 +11,7 @@ from torch import nn
 from parediff.methods.base import Method
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.cuts import Blocks, cuts_of
-from parediff.reuse.engine import FULL, Reuse, Step, install, installed
+from parediff.reuse.engine import FULL, Extrapolation, Reuse, Step, install, installed
 from parediff.reuse.mixing import Bias, Mixing, Shape, Temperature
 from parediff.reuse.replacements import Cut
 from parediff.reuse.schedules import Center, FirstFull, Interval, Keyframes, LastFull, Power, Schedule
@@ -24,7 +24,8 @@ class FRDiff(Method):
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
     `mixing`, `temperature` and `bias` shape the weight of feature reuse against the jump. `resnets`, `attentions` and
     `mlps` say what is reused; `mlps` are those of transformers, of which `blocks` can keep whole ones. The first
-    `first_full`, the last `last_full` are full.
+    `first_full`, the last `last_full` are full. `extrapolation` is ours: so large a share of each feature's change from
+    the keyframe before to the last one goes on between keyframes; 0, the paper's, gives features back as they were.
     """
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
@@ -42,6 +43,7 @@ class FRDiff(Method):
     attentions: Annotated[bool, "whether attentions are reused"]
     mlps: Annotated[bool, "whether feed-forward parts of transformers are reused"]
     blocks: Blocks
+    extrapolation: Extrapolation = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +51,7 @@ class FRDiff(Method):
         self._mixing()
 
     def prepare(self, model: DiffusionModel) -> None:
-        install(model, Reuse("frdiff", self._cuts, self._plan))
+        install(model, Reuse("frdiff", self._cuts, self._plan, extrapolation=self.extrapolation))
 
     def finalize(self, model: DiffusionModel) -> None:
         installed(model, "frdiff").tally.reset()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 ADDED = re.compile(r".*(additional_residual|controlnet|intrablock).*")
 """What a ControlNet or an adapter makes anew at every step: of it only the shape counts, of all else the value."""
@@ -16,12 +17,35 @@ ADDED = re.compile(r".*(additional_residual|controlnet|intrablock).*")
 
 @dataclass
 class Context:
-    """Features and held noise for inputs of one shape, dtype, device and condition, such as one half of a guidance."""
+    """Features and held noise for inputs of one shape, dtype, device and condition, such as one half of a guidance.
+
+    `features` are those of the keyframe at `step`, `earlier` of the one `gap` steps before, where they are carried on.
+    """
 
     x: Tensor
     cond: Mapping[str, Any]
     noise: Tensor | None = None
     features: list[Any] = field(default_factory=list)
+    step: int = 0
+    earlier: list[Any] = field(default_factory=list)
+    gap: int = 0
+
+    def follow(self, former: Context, *, carries: bool) -> None:
+        """Come after another keyframe's: what nobody reads any more stands in `features` until they are computed."""
+        if carries:
+            self.earlier, self.gap, self.features = former.features, self.step - former.step, former.earlier
+        else:
+            self.features = former.features
+
+    def at(self, step: int, extrapolation: float) -> list[Any]:
+        """The features, with so large a share of their last change, from keyframe to keyframe, carried on to a step."""
+        if not self.earlier:
+            return self.features
+        reach = 1 + extrapolation * (step - self.step) / self.gap
+        pairs = zip(self.earlier, self.features, strict=True)
+        return [
+            tree_map(lambda a, b: b if a is None or b is None else torch.lerp(a, b, reach), *pair) for pair in pairs
+        ]
 
     def fits(self, x: Tensor, cond: Mapping[str, Any]) -> bool:
         return _alike(self.x, x) and self.cond.keys() == cond.keys() and all(_fits(self.cond, cond, k) for k in cond)

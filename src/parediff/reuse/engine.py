@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.context import Context, blank
 from parediff.reuse.prediction import from_noise, kind_of, to_noise
 from parediff.reuse.replacements import Cut, Patch, Put, fill, hand_over, standing_in, tensors_of
+from parediff.validation import Range
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Step:
 
 
 FULL = Step()
+Extrapolation = Annotated[float, Range(0, 2), "share of a feature's last change that goes on between keyframes"]
 Plan = Callable[[nn.Module, int, int], Sequence[Step]]
 """(denoiser, number of solver steps, number of cuts) to one `Step` each."""
 
@@ -63,11 +65,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reuse:
-    """Makes the wrapper of every run; the only thing that outlives a run is the tally."""
+    """Makes the wrapper of every run; the only thing that outlives a run is the tally.
+
+    `extrapolation` is the share of a feature's last change, from keyframe to keyframe, that goes on between them.
+    """
 
     owner: str
     find: Callable[[nn.Module], list[Cut]]
     plan: Plan
+    extrapolation: float = 0.0
     tally: Tally = field(default_factory=Tally)
 
     def __call__(self, run: Run) -> Reuser:
@@ -88,10 +94,10 @@ class Reuser:
     def __init__(self, reuse: Reuse, run: Run) -> None:
         self.run, self.tally = run, reuse.tally
         self.cuts = reuse.find(run.model.denoiser)
-        self._plan = reuse.plan
+        self._plan, self._extrapolation = reuse.plan, reuse.extrapolation
         self._steps: Sequence[Step] | None = None
         self._contexts: list[Context] = []
-        self._spent: list[list[Any]] = []
+        self._former: list[Context] = []
         self._keyframe = -1
 
     def __call__(self, network: Predict, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -100,9 +106,7 @@ class Reuser:
         index, steps = solver_step(self.run), self._table()
         step = steps[min(index, len(steps) - 1)]
         if step.full and index != self._keyframe:
-            self._spent = [context.features for context in self._contexts]
-            self._contexts.clear()
-            self._keyframe = index
+            self._former, self._contexts, self._keyframe = self._contexts, [], index
         context = next((context for context in self._contexts if context.fits(x, cond)), None)
         if step.full or context is None:
             return self._full(network, x, t, cond, context, forced=not step.full)
@@ -110,7 +114,7 @@ class Reuser:
             self.tally.jump += 1
             return self._held(context, x, t)
         self.tally.reuse += 1
-        self._spent.clear()
+        self._former.clear()
         return self._partly(network, x, t, cond, context, step)
 
     def _table(self) -> Sequence[Step]:
@@ -128,10 +132,12 @@ class Reuser:
         self.tally.full += not forced
         self.tally.forced += forced
         if context is None:
-            context = Context(blank(x), cond)
+            context = Context(blank(x), cond, step=self._keyframe)
+            if self._former:
+                context.follow(self._former.pop(0), carries=self._extrapolation > 0)
             self._contexts.append(context)
         keeping, holding = self._read_again()
-        spent, context.features = context.features or (self._spent.pop(0) if self._spent else []), []
+        spent, context.features = context.features, []
         if keeping:
             hand_over(self.cuts, spent)
             output, context.features = self._standing_in(network, x, t, cond, _changes(self.cuts, None), [])
@@ -143,7 +149,10 @@ class Reuser:
 
     def _partly(self, network: Predict, x: Tensor, t: Tensor, cond: Condition, context: Context, step: Step) -> Tensor:
         changes = _changes(self.cuts, step.fresh)
-        output, context.features = self._standing_in(network, x, t, cond, changes, context.features)
+        carried = bool(self._extrapolation and context.earlier)
+        kept = context.at(solver_step(self.run), self._extrapolation) if carried else context.features
+        output, after = self._standing_in(network, x, t, cond, changes, kept)
+        context.features = context.features if carried else after
         if step.weight >= 1:
             return output
         held = self._held(context, x, t)
@@ -167,13 +176,16 @@ class Reuser:
     def _read_again(self) -> tuple[bool, bool]:
         """Whether a later call, up to the next keyframe, reads the features, and whether one reads the held noise.
 
+        Features that are carried on are read after the next keyframe too.
         A further call of a keyframe, as second-order solvers make, computes all again; one of another step reads.
         """
         index, steps = solver_step(self.run), self._table()
         following = steps[index + steps[min(index, len(steps) - 1)].full :]
         until = next((i for i, step in enumerate(following) if step.full), len(following))
         stretch = following[:until]
-        return any(not step.jump for step in stretch), any(step.weight < 1 for step in stretch)
+        reading = following if self._extrapolation else stretch
+        reads = any(not (step.full or step.jump) for step in reading)
+        return reads, any(step.weight < 1 for step in stretch)
 
 
 def _changes(cuts: list[Cut], fresh: frozenset[int] | None) -> list[Put | Patch]:
