@@ -1,4 +1,4 @@
-"""Features whose last change goes on between keyframes: closed forms, what is kept for it, and that 0 is the paper's."""
+"""Features whose last change goes on between keyframes: closed forms, what is kept for it; 0 is the paper's."""
 
 from __future__ import annotations
 
