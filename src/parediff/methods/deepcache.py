@@ -22,7 +22,8 @@ class DeepCache(Method):
     """Between keyframes only the part outside skip `branch` runs: 0 is the outermost, `conv_in` to the last layer.
 
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
-    `extrapolation` is ours: so large a share of the deep part's last change goes on between keyframes.
+    `extrapolation`, after TaylorSeer's first order (arXiv 2503.06923): so large a share of the deep part's last change
+    goes on between keyframes.
     """
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"
