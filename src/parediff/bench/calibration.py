@@ -1,14 +1,13 @@
 """calibration: seconds and memory of calibrating a network, against how many images it is calibrated on.
 
 The network has the architecture of its config and random weights: neither seconds nor memory depend on what it learned.
-Trajectories are recorded as a run records them, batch by batch into a file, and the method calibrates on them.
+Trajectories are recorded as a run records them, batch by batch into a file, and the method calibrates on them. Memory
+is what all tensors hold at one moment, parameters included; seconds include the book that is kept of it.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,12 +19,13 @@ from parediff.bench.settings import settings_from, threads
 from parediff.calibration.base import CallSource, LazyCalls
 from parediff.config.compose import Composer
 from parediff.config.request import build, construct
+from parediff.cost import peak_memory
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import check_types, require
 
 NETWORKS = ("ddpm_digits", "unet_cifar10", "dit_cifar10")
 MEMORY_LIMIT = 1.1
-"""The process's peak with the most images over its peak with the fewest."""
+"""The peak with the most images over the peak with the fewest."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds, and the most memory that the process has held until then."""
+    """Seconds, and the most memory that tensors held at one moment."""
 
     images: int
     recording_s: float
@@ -68,7 +68,7 @@ def main(overrides: list[str], console: Any) -> int:
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """The numbers of images in turn, in one process, whose peak can only rise."""
+    """The numbers of images in turn."""
     with tempfile.TemporaryDirectory(prefix="parediff-bench-") as folder:
         for images in settings.images:
             yield _measured(settings, images, folder)
@@ -84,19 +84,13 @@ def _measured(settings: Settings, images: int, folder: str) -> Row:
     method = request.methods[settings.method]
     assert isinstance(request.calibration, CallSource)
     calls = LazyCalls(request.calibration, model, request.sampler)
-    for _ in calls:  # records them all before the first comes
-        break
     student = model.copy()
-    start = time.perf_counter()
-    method.prepare(student)
-    method.calibrate(student, calls)
-    return Row(images, calls.seconds, time.perf_counter() - start, _peak_mb())
-
-
-def _peak_mb() -> float:
-    """Of this process, resident."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    with peak_memory(model.device, model.denoiser, student.denoiser) as peak:
+        next(iter(calls))  # records them all before the first comes
+        start = time.perf_counter()
+        method.prepare(student)
+        method.calibrate(student, calls)
+    return Row(images, calls.seconds, time.perf_counter() - start, peak.bytes / 2**20)
 
 
 def _table(rows: list[Row], settings: Settings) -> Any:
