@@ -15,9 +15,15 @@ from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.quantization.calibrate import input_quantizers
 from parediff.quantization.generated import Generated
+from parediff.quantization.generator_fit import GeneratorFit
+from parediff.quantization.grid import Grid
+from parediff.quantization.intervals import GeneratedInterval
 from parediff.quantization.layers import fold
 from parediff.quantization.quantizer import Quantizer
 from parediff.quantization.reconstruction import Replay, stratified
+from parediff.quantization.samples import Samples
+from parediff.quantization.search import MinMax
+from parediff.quantization.time_context import TimeContext
 from parediff.training.quantization_aware import QuantizationAware
 from test_tdq import CALIBRATION, SEARCHED, _draw, fitted, method
 
@@ -130,6 +136,29 @@ def test_intervals_can_follow_the_quantised_models_own_trajectory(interval: str)
     first, second = (next(iter(input_quantizers(m.denoiser).values())).source.over_time()[0] for m in (model, other))
     if interval == "per_step":  # the first step sees the same noise on either trajectory, the last does not
         assert float(first[-1]) == pytest.approx(float(second[-1]), rel=0.05)
+
+
+def test_a_static_interval_is_where_a_generator_starts_also_after_it_has_learned() -> None:
+    """Along the own trajectory it is fitted a second time."""
+    context = TimeContext(10, 32, interpolate=False)
+    context.remember(torch.tensor([1.0, 500.0, 999.0]))
+
+    def fresh() -> Generated:
+        seeded = torch.Generator().manual_seed(0)
+        return Generated(context, Grid(4, "affine"), None, dropout=0.0, generator=seeded)
+
+    learned, new = fresh(), fresh()
+    learned.last.weight.data.normal_()
+    kind = GeneratedInterval(GeneratorFit("static", 0, 1e-2, relative_error=True, dropout=0.0), 0)
+    x = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    for source in (learned, new):
+        quantizer = Quantizer(Grid(4, "affine"), source=source)
+        kind.fit({"one": quantizer}, {"one": Samples(x, x.amin(1), x.amax(1))}, MinMax())
+    assert all(torch.equal(a, b) for a, b in zip(learned.over_time(), new.over_time(), strict=True))
+    learned.hold(learned.over_time())
+    step, zero_point = learned.over_time()
+    assert zero_point is not None
+    assert step.unique().numel() == zero_point.unique().numel() == 1
 
 
 def test_an_own_trajectory_needs_a_source_that_draws_anew() -> None:

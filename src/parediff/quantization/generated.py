@@ -37,6 +37,7 @@ class Generated(TimedSource):
     t. Tables stay out of the state_dict, which holds the generator before and after.
     """
 
+    flat: Tensor
     table: Tensor | None
     zeros: Tensor | None
 
@@ -48,8 +49,8 @@ class Generated(TimedSource):
         widths = (context.channels, WIDTH, WIDTH, WIDTH)
         self.hidden = nn.ModuleList(_linear(a, b, generator) for a, b in pairwise(widths))
         self.last = _linear(WIDTH, (groups or 1) * (2 if grid.has_zero_point else 1), generator)
-        with torch.no_grad():
-            self.last.weight.mul_(LAST_WEIGHT_SCALE)
+        self.register_buffer("flat", self.last.weight.detach() * LAST_WEIGHT_SCALE, persistent=False)
+        self.last.weight.data.copy_(self.flat)
         self.register_buffer("table", None, persistent=False)
         self.register_buffer("zeros", None, persistent=False)
 
@@ -91,6 +92,12 @@ class Generated(TimedSource):
         raw = self._raw(embedding_of(t, self.context.channels), row_by_row)
         self.training = training
         return self.interval_of(torch.cat([_positive(row) for row in raw.split(1)]))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Nearly constant over time again, as before anything was learned."""
+        self.last.weight.copy_(self.flat)
+        self.forget()
 
     @torch.no_grad()
     def fill(self, step: Tensor, zero_point: Tensor | None) -> None:

@@ -91,10 +91,12 @@ class GeneratedInterval(IntervalKind):
         return Generated(context, slot.grid, slot.groups, dropout=self.settings.dropout, generator=generator)
 
     def fit(self, quantizers: Mapping[str, Any], samples: Mapping[str, Samples], search: Search) -> None:
+        timed = {name: one for name, one in quantizers.items() if isinstance(one.source, Generated)}
+        for one in timed.values():
+            one.source.restart()
         super().fit(quantizers, samples, self.settings.start or search)
         if not self.settings.fits:
             return
-        timed = {name: one for name, one in quantizers.items() if isinstance(one.source, Generated)}
         samples = {name: search.seen(samples[name]) for name in timed}
         tables = {name: over_time(*search.fit(samples[name], one.grid), one) for name, one in timed.items()}
         self.settings.fit(timed, samples, tables, search)
