@@ -5,25 +5,21 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from parediff.atomic import write_atomically
 from parediff.calibration.store import CallStore
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.door import Call, Visit
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.results.interruption import safe_point
 from parediff.validation import check_types
-
-Visit = Callable[[int, Sequence[Call]], Sequence[Tensor]]
-"""Takes the place of a time step among the sampler's, ascending, and calls of it; the predictions to go on with."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from parediff.calibration.base import CallSource, Visit
-from parediff.models.diffusion.door import Call, recording
+from parediff.calibration.base import CallSource
+from parediff.models.diffusion.door import Call, Visit, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.workload import Workload

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
+from parediff.calibration.base import walk
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -188,7 +190,7 @@ class Quantize(Method):
         )
         calibrate(model.denoiser, calls, lambda call: model.predict(call.x, call.t, call.cond), plan)
         if self.trajectory == "own" and self.sampler is not None:
-            calibrate_along(model, calls, self.sampler, plan)
+            calibrate_along(model, partial(walk, calls, model, self.sampler), self.sampler, plan)
         self._check_coverage(model)
         if self.rounding != "nearest" or self.learning == "reconstruction":
             recipe = self._reconstruction()

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parediff.calibration.base import walk
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.door import Call, Visit
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.quantization.generated import Generated
@@ -74,8 +73,11 @@ def calibrate(root: nn.Module, calls: Iterable[Any], run: Run, plan: Plan) -> No
 
 
 @torch.no_grad()
-def calibrate_along(model: DiffusionModel, calls: Iterable[Call], sampler: Sampler, plan: Plan) -> None:
-    """Fit filled quantisers with timed intervals anew, each step's on the trajectory that the steps before it made."""
+def calibrate_along(model: DiffusionModel, walk: Callable[[Visit], None], sampler: Sampler, plan: Plan) -> None:
+    """Fit filled quantisers with timed intervals anew, each step's on the trajectory that the steps before it made.
+
+    `walk` takes a visit along the model's own trajectories with this sampler.
+    """
     timed = {name: one for name, one in input_quantizers(model.denoiser).items() if one.source.timed}
     place = {name: number for number, name in enumerate(timed)}
     seen: dict[int, Mapping[str, Samples]] = {}
@@ -101,7 +103,7 @@ def calibrate_along(model: DiffusionModel, calls: Iterable[Call], sampler: Sampl
 
     assert plan.context is not None
     plan.context.remember(model.times(sampler))
-    walk(calls, model, sampler, visit)
+    walk(visit)
     found = {name: joined([seen[entry][name] for entry in sorted(seen)]) for name in timed}
     plan.kind.fit(timed, found, plan.activations)
 

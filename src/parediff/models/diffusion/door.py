@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,6 +47,8 @@ def rows_of(value: Any, index: Tensor | slice, size: int) -> Any:
 
 
 Observer = Callable[[Call, Tensor], None]
+Visit = Callable[[int, Sequence[Call]], Sequence[Tensor]]
+"""Takes the place of a time step among the sampler's, ascending, and calls of it; the predictions to go on with."""
 
 
 class Sampled(Protocol):
