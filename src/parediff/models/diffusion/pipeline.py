@@ -159,6 +159,7 @@ class DiffusionModel:
         """
         if self.conditioning == "class" and conditions is None:
             conditions = self.conditions_for(seeds)
+        self.check_conditions(conditions)
         twin = copy.copy(self)
         twin.pipeline = copy.copy(self.pipeline)
         twin.denoiser = copy.copy(self.denoiser)
