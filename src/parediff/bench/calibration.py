@@ -11,14 +11,15 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from parediff.bench.settings import settings_from, threads
-from parediff.calibration.base import CallSource, LazyCalls
+from parediff.calibration.base import LazyCalls
+from parediff.calibration.trajectories import Trajectories
 from parediff.config.compose import Composer
-from parediff.config.request import build, construct
+from parediff.config.request import Request, build, construct
 from parediff.cost import peak_memory
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.validation import check_types, require
@@ -68,22 +69,27 @@ def main(overrides: list[str], console: Any) -> int:
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """The numbers of images in turn."""
+    """The numbers of images in turn, on one model."""
     with tempfile.TemporaryDirectory(prefix="parediff-bench-") as folder:
-        for images in settings.images:
-            yield _measured(settings, images, folder)
+        request = _request(settings, folder)
+        model: DiffusionModel = request.model.load("cpu")
+    for images in settings.images:
+        yield _measured(request, model, settings.method, images)
 
 
-def _measured(settings: Settings, images: int, folder: str) -> Row:
+def _request(settings: Settings, folder: str) -> Request:
+    """A run of the method on the network, which lies in the folder then."""
     chosen = [f"model={settings.network}", f"model.path={folder}", f"method=[{settings.method}]", "metric=[psnr]"]
-    drawn = [f"sampler.steps={settings.steps}", f"calibration.steps={settings.steps}", f"calibration.count={images}"]
-    config = Composer("config").compose(["tracker=none", "cost=[]", "calibration.batch_size=64", *chosen, *drawn])
+    drawn = [f"sampler.steps={settings.steps}", f"calibration.steps={settings.steps}", "calibration.batch_size=64"]
+    config = Composer("config").compose(["tracker=none", "cost=[]", *chosen, *drawn])
     construct(config.model.architecture, "model.architecture").save(Path(folder), "none")
-    request = build(config)
-    model: DiffusionModel = request.model.load("cpu")
-    method = request.methods[settings.method]
-    assert isinstance(request.calibration, CallSource)
-    calls = LazyCalls(request.calibration, model, request.sampler)
+    return build(config)
+
+
+def _measured(request: Request, model: DiffusionModel, name: str, images: int) -> Row:
+    method = request.methods[name]
+    assert isinstance(request.calibration, Trajectories)
+    calls = LazyCalls(replace(request.calibration, count=images), model, request.sampler)
     student = model.copy()
     with peak_memory(model.device, model.denoiser, student.denoiser) as peak:
         next(iter(calls))  # records them all before the first comes

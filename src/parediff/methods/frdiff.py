@@ -24,9 +24,9 @@ class FRDiff(Method):
     `keyframes` is uniform (every `interval` steps), clustered (around step `center` with `power`), or a list of steps.
     `mixing`, `temperature` and `bias` shape the weight of feature reuse against the jump. `resnets`, `attentions` and
     `mlps` say what is reused; `mlps` are those of transformers, of which `blocks` can keep whole ones. The first
-    `first_full`, the last `last_full` are full. `extrapolation`, after
-    TaylorSeer's first order (arXiv 2503.06923): so large a share of each feature's change from the keyframe before to
-    the last one goes on between keyframes; 0, the paper's, gives features back as they were.
+    `first_full`, the last `last_full` are full. `extrapolation`, after TaylorSeer's first order (arXiv 2503.06923): so
+    large a share of each feature's change from the keyframe before to the last one goes on between keyframes; 0, the
+    paper's, gives features back as they were.
     """
 
     family: ClassVar[Literal["", "quantisation", "feature reuse"]] = "feature reuse"

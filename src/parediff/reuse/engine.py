@@ -149,10 +149,10 @@ class Reuser:
 
     def _partly(self, network: Predict, x: Tensor, t: Tensor, cond: Condition, context: Context, step: Step) -> Tensor:
         changes = _changes(self.cuts, step.fresh)
-        carried = bool(self._extrapolation and context.earlier)
-        kept = context.at(solver_step(self.run), self._extrapolation) if carried else context.features
+        kept = context.at(solver_step(self.run), self._extrapolation)
         output, after = self._standing_in(network, x, t, cond, changes, kept)
-        context.features = context.features if carried else after
+        if not context.earlier:  # what was carried on is of this step alone
+            context.features = after
         if step.weight >= 1:
             return output
         held = self._held(context, x, t)

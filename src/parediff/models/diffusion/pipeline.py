@@ -130,6 +130,12 @@ class DiffusionModel:
         if self.conditioning == "none" and conditions is not None:
             raise RequestError("workload.conditions", "given", f"{self.name} takes no conditions")
 
+    def _given(self, seeds: Sequence[int], conditions: Sequence[Any] | None) -> Sequence[Any] | None:
+        """The conditions of a run: classes in turn where there are some and none is named."""
+        conditions = self.conditions_for(seeds) if conditions is None else conditions
+        self.check_conditions(conditions)
+        return conditions
+
     def check_options(self) -> None:
         """Raise RequestError where the pipeline does not take what it is to be handed."""
         generation.check_options_of(self)
@@ -137,9 +143,7 @@ class DiffusionModel:
     @torch.no_grad()
     def generate(self, seeds: Sequence[int], conditions: Sequence[Any] | None, sampler: Sampler) -> Tensor:
         """Images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], float32 on the CPU, one a seed and condition."""
-        if self.conditioning == "class" and conditions is None:
-            conditions = self.conditions_for(seeds)
-        self.check_conditions(conditions)
+        conditions = self._given(seeds, conditions)
         generators = generators_for(seeds)
         with self._sampling(sampler, seeds, generators) as run, self._complaints(run):
             result = generation.images(self, conditions, run.scheduler, generators, sampler.steps)
@@ -157,9 +161,7 @@ class DiffusionModel:
 
         The network itself stays free to be called.
         """
-        if self.conditioning == "class" and conditions is None:
-            conditions = self.conditions_for(seeds)
-        self.check_conditions(conditions)
+        conditions = self._given(seeds, conditions)
         twin = copy.copy(self)
         twin.pipeline = copy.copy(self.pipeline)
         twin.denoiser = copy.copy(self.denoiser)
