@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from diffusers import DDPMPipeline, DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from parediff.config.compose import Composer
@@ -18,7 +22,9 @@ from parediff.errors import RequestError
 from parediff.models.classifiers.pretrained import load_classifier
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.pipeline.train import train
+from parediff.results.interruption import Terminated, ended_in_order
 from parediff.results.lease import lease
+from parediff.training.fit import Interruptible
 from tiny import DDIM
 
 SHORT = ["trainer.max_steps=2", "trainer.progress=false", "tracker=none", "trainer.accelerator=cpu"]
@@ -82,6 +88,15 @@ def test_a_training_writes_a_stock_pipeline_and_its_config(tmp_path: Path) -> No
     assert (config["seed"], config["trainer"]["max_steps"], "hydra" in config) == (0, 2, False)
 
 
+def test_weights_in_half_precision_are_those_that_were_trained(tmp_path: Path) -> None:
+    whole, half = (run(tmp_path / dtype, f"saved_dtype={dtype}") for dtype in ("float32", "float16"))
+    file = Path("unet") / "diffusion_pytorch_model.safetensors"
+    assert (half / file).stat().st_size < 0.52 * (whole / file).stat().st_size
+    trained, kept = (load_file(folder / file) for folder in (whole, half))
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
+    assert all(torch.equal(kept[name], trained[name].half()) for name in trained)
+
+
 def test_a_run_takes_up_where_its_last_checkpoint_is(tmp_path: Path) -> None:
     every = ["model=classifier_digits", "trainer.checkpoint_every=1"]
     first = load_classifier(run(tmp_path / "out", *every, "trainer.max_steps=1")).linear.weight
@@ -89,6 +104,27 @@ def test_a_run_takes_up_where_its_last_checkpoint_is(tmp_path: Path) -> None:
     resumed = load_classifier(run(tmp_path / "out", *every, "ckpt_path=last")).linear.weight
     assert torch.equal(resumed, whole)
     assert not torch.equal(resumed, first)
+
+
+def test_a_training_that_is_told_to_end_keeps_the_step_it_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = ["model=classifier_digits", "trainer.max_steps=4"]
+    whole = load_classifier(run(tmp_path / "whole", *every)).linear.weight
+    fit, steps = Interruptible.on_train_batch_end, []
+
+    def told(own: Interruptible, *arguments: Any) -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        fit(own, *arguments)
+
+    monkeypatch.setattr(Interruptible, "on_train_batch_end", told)
+    with pytest.raises(Terminated), ended_in_order():
+        run(tmp_path / "out", *every)
+    assert torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    resumed = load_classifier(run(tmp_path / "out", *every, "ckpt_path=last")).linear.weight
+    assert torch.equal(resumed, whole)
 
 
 def test_another_seed_trains_another_network(tmp_path: Path) -> None:
@@ -188,6 +224,7 @@ def test_a_transformer_begins_as_identity_and_draws_nothing_in_training() -> Non
         ),
         (["+model.architecture.unet.num_class_embeds=5"], "model.architecture.unet.num_class_embeds=5: at least 10"),
         (["learner.ema_decay=1.5"], "learner.ema_decay=1.5: "),
+        (["saved_dtype=half"], "saved_dtype=half: one of float32, float16, bfloat16 is"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: "),
         (["trainer.max_steps=many"], "trainer.max_steps=many: "),
         (["data.batch_size=0"], "data.batch_size=0: "),

@@ -64,6 +64,7 @@ FirstSeed = Annotated[int, Range(0, 2**62), "the first seed; each image has one 
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
+Dtype = Literal["float32", "float16", "bfloat16"]
 Below1 = Annotated[float, Range(0, below=1)]
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from parediff.errors import RequestError
-from parediff.validation import LARGEST_SEED, Count, Form, Seed, check_types, fits
+from parediff.validation import LARGEST_SEED, Count, Dtype, Form, Seed, check_types, fits
 
 NAME = re.compile(r"[^\s./\\\0][^/\\\0]*")
 """A folder of a study's name: no separators, no leading dot or blank."""
@@ -123,3 +123,4 @@ class TrainSettings(Kept):
 
     output: Annotated[str, "the folder of the training"]
     ckpt_path: Annotated[str, "a checkpoint, or last"] | None
+    saved_dtype: Annotated[Dtype, "of the weights in the folder"]

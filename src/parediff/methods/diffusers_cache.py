@@ -15,12 +15,12 @@ from parediff.models.diffusion.attention import attentions
 from parediff.models.diffusion.door import Call, Condition, Run
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.rivals import Count, check_settings, context_of, fields_of, hooked
+from parediff.models.weights import DTYPES
 from parediff.reuse.hooks import Cache, current_timestep, guidance_settings, install_cache, installed_cache
 from parediff.reuse.replacements import Patch, standing_in
 from parediff.validation import Range
 
 RATIOS = "magnitude_ratios"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Ratios(nn.Module):

@@ -17,6 +17,8 @@ NESTED = ("state_dict", "model_state_dict", "model", "ema", "net", "network")
 """Where trainings put the weights among other things."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What data parallelism and compilation put before every name."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""By the names that options have."""
 SAFE, PICKLED = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from parediff.config.request import Parts, data_of
 from parediff.config.schema import checked_training
 from parediff.errors import RequestError
 from parediff.provenance import run_id, without
+from parediff.results.interruption import put_off
 from parediff.results.lease import lease
 
 
 def train(config: DictConfig) -> Path:
     """Train `config.model.architecture` on `config.data`; the folder of the averaged weights and the config."""
+    from parediff.models.weights import DTYPES
     from parediff.training.fit import logger_of, starting_point
     from parediff.training.launched import place
 
@@ -43,9 +46,11 @@ def train(config: DictConfig) -> Path:
             raise RequestError("output", output, "a folder in which no other training is going on")
         tracker.start(values, values["study"], "train", training_id(values))
         try:
-            trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
+            with put_off(signal.SIGTERM):  # a step is finished and a checkpoint written first
+                trainer.fit(learner, output, data=data, logger=logger_of(tracker), ckpt_path=values["ckpt_path"])
         finally:
             tracker.finish()
+        architecture.network.to(DTYPES[values["saved_dtype"]])
         architecture.save(output / "model", data.name)
         write_atomically(output / "model" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
     return output / "model"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import diffusers
 import torch
@@ -21,11 +21,11 @@ from parediff.models.diffusion.inputs import check_options, files_of
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.models.diffusion.text import PromptStore
+from parediff.models.weights import DTYPES
 from parediff.provenance import file_fingerprint, fingerprint
 from parediff.resources import ASSETS, folder_of
-from parediff.validation import NonNegative, Whole, check_types
+from parediff.validation import Dtype, NonNegative, Whole, check_types
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -39,7 +39,7 @@ class PretrainedPipeline:
 
     name: Annotated[str, "what records call it"]
     path: Annotated[str, "a diffusers folder, or a name on the hub"]
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], "of the weights"] = "float32"
+    dtype: Annotated[Dtype, "of the weights"] = "float32"
     guidance_scale: Annotated[NonNegative, "of classifier-free guidance; 1 is none"] | None = 1.0
     null_class: Annotated[Whole, "the label that means no class, for guidance"] | None = None
     options: Annotated[Mapping[str, Any], "further arguments of the pipeline's call"] = field(default_factory=dict)
