@@ -18,6 +18,7 @@ from parediff.config.compose import Composer
 from parediff.config.request import build
 from parediff.errors import RequestError
 from parediff.provenance import fingerprint
+from parediff.report.claims import claims_markdown, models_table
 from parediff.resources import shipped
 from parediff.results import record as records
 from parediff.results.axes import Axis
@@ -119,6 +120,22 @@ def test_a_number_that_a_side_lacks_is_named() -> None:
 def test_a_pattern_takes_the_yardstick_that_a_model_has() -> None:
     (found,) = judge(replace(CLAIM, numbers=("fd*",)), side("a", [20.0]) + side("b", [21.0]))
     assert [axis.name for axis in found.differences] == ["fd_digits"]
+
+
+def test_models_stand_side_by_side(tmp_path: Path) -> None:
+    other = measured(model={"name": "other"})
+    runs = side("a", [20.0, 22.0, 24.0]) + side("b", [21.0, 23.5, 25.5])
+    runs += side("a", [20.0], model="other", **other)
+    runs += [*side("b", [19.0], model="other", **other), *side("c", [19.0], model="other", **other)]
+    claims = [CLAIM, replace(CLAIM, says="c against a", of={"methods": ["c"]})]
+    findings = [finding for claim in claims for finding in judge(claim, runs)]
+    headings, _, *rows = claims_markdown(findings, by_model=True).splitlines()
+    assert headings == "| claim | ddpm_digits | other | command, parediff run -m … |"
+    first = "| b against a | helps: psnr +1.33 ± 0.17; 3 seeds | open: psnr −1.00 ± 0.28; 1 seed | experiment=demo |"
+    assert rows == [first, "| c against a |  | open: psnr −1.00 ± 0.28; 1 seed | experiment=demo |"]
+    console = Console(file=io.StringIO(), width=160)
+    console.print(models_table(findings))
+    assert "ddpm_digits" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_command_shows_findings_and_counts_what_has_no_runs(tmp_path: Path) -> None:

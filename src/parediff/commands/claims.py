@@ -14,6 +14,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="+", metavar="PATH")
     told = "claims of one's own (may be given several times); else those of the studies that ship"
     parser.add_argument("--file", metavar="FILE", action="append", help=told)
+    parser.add_argument("--by-model", action="store_true", help="a row for each claim, a column for each model")
     parser.add_argument("--markdown", metavar="FILE", help="the table as Markdown")
     return parser
 
@@ -21,14 +22,22 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def act(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    return claims_command(arguments.paths, arguments.file, arguments.markdown, Console())
+    given = arguments.paths, arguments.file, arguments.markdown
+    return claims_command(*given, Console(), by_model=arguments.by_model)
 
 
-def claims_command(paths: Sequence[str | Path], files: Sequence[str] | None, markdown: str | None, console: Any) -> int:
+def claims_command(
+    paths: Sequence[str | Path],
+    files: Sequence[str] | None,
+    markdown: str | None,
+    console: Any,
+    *,
+    by_model: bool = False,
+) -> int:
     """A table of claims and models; how many claims have no runs there, by study."""
     from parediff.atomic import write_atomically
     from parediff.errors import RequestError
-    from parediff.report.claims import claims_markdown, claims_table
+    from parediff.report.claims import claims_markdown, claims_table, models_table
     from parediff.report.table import say
     from parediff.resources import shipped
     from parediff.results.claims import NAME, judge, read
@@ -41,7 +50,7 @@ def claims_command(paths: Sequence[str | Path], files: Sequence[str] | None, mar
         raise RequestError("PATH", ", ".join(map(str, paths)), "a folder with records below it")
     judged = [(claim, judge(claim, records)) for claim in claims]
     findings = [finding for _, found in judged for finding in found]
-    console.print(claims_table(findings))
+    console.print(models_table(findings) if by_model else claims_table(findings))
     unmeasured = Counter(claim.study for claim, found in judged if not found)
     if unmeasured:
         told = ", ".join(f"{study} ({count})" for study, count in unmeasured.items())
@@ -49,5 +58,5 @@ def claims_command(paths: Sequence[str | Path], files: Sequence[str] | None, mar
     for line in warnings:
         say(line, console)
     if markdown:
-        write_atomically(Path(markdown), claims_markdown(findings))
+        write_atomically(Path(markdown), claims_markdown(findings, by_model=by_model))
     return 0

@@ -29,10 +29,36 @@ def claims_table(findings: Sequence[Finding]) -> Any:
     return table
 
 
-def claims_markdown(findings: Sequence[Finding]) -> str:
+def models_table(findings: Sequence[Finding]) -> Any:
+    """A row for each claim, a column for each model."""
+    from rich.table import Table
+
+    table = Table(title="claims", title_justify="left", caption_justify="left", caption=f"{LEGEND} {ERRORS}")
+    headings, *rows = _by_model(findings)
+    for heading in headings:
+        table.add_column(plain(heading), overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    return table
+
+
+def claims_markdown(findings: Sequence[Finding], *, by_model: bool = False) -> str:
     """The same as a Markdown table."""
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, findings)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+    headings, *rows = _by_model(findings) if by_model else [HEADINGS, *map(_cells, findings)]
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _by_model(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
+    """The headings, and a row for each claim: what every model says to it, with the number of its seeds."""
+    models = list(dict.fromkeys(finding.model for finding in findings))
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for finding in findings:
+        said, model, verdict, apart, seeds, command = _cells(finding)
+        told = f"{verdict}: {apart}" + (f"; {seeds} seed{'s' * (seeds != '1')}" if seeds else "")
+        found.setdefault((said, command), {})[model] = told
+    rows = [(said, *(told.get(model, "") for model in models), command) for (said, command), told in found.items()]
+    return [(HEADINGS[0], *models, HEADINGS[-1]), *rows]
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
