@@ -59,7 +59,6 @@ BROUGHT = {
     "data_free/resnet20_finetune": RANDOM,
     "data_free/resnet20_genie": RANDOM,
     "data_free/udfc": RANDOM,
-    "frontier/transformer": ["model.path=assets://ddpm_digits"],
 }
 
 

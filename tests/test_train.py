@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,12 @@ def test_a_training_that_is_told_to_end_keeps_the_step_it_is_at(
     assert torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     resumed = load_classifier(run(tmp_path / "out", *every, "ckpt_path=last")).linear.weight
     assert torch.equal(resumed, whole)
+
+
+def test_a_training_may_run_in_a_thread_that_no_signal_reaches(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        folder = pool.submit(run, tmp_path / "out", "model=classifier_digits").result()
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_another_seed_trains_another_network(tmp_path: Path) -> None:

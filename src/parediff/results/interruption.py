@@ -56,6 +56,9 @@ def ended_in_order() -> Iterator[None]:
 @contextmanager
 def put_off(*signals: signal.Signals) -> Iterator[None]:
     """While the block lasts, a signal is remembered, and its own handler is called by the next `safe_point`."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
     try:
         with handled(_remember, *signals) as before:
             _handlers.update(before)
