@@ -261,4 +261,5 @@ def test_a_walk_that_answers_as_the_network_meets_what_a_run_records(
     recorded = list(LazyCalls(dataclasses.replace(source, batch_size=5), model(), sampler))
     assert sorted(met) == [0, 1, 2, 3, 4]
     for call in recorded:
-        assert torch.allclose(met[4 - call.step], call.x, atol=1e-5)
+        furthest = float((met[4 - call.step] - call.x).abs().max())
+        assert furthest < 1e-5 * float(call.x.abs().max())  # batches of other sizes round differently

@@ -62,6 +62,14 @@ def test_two_seeds_are_no_verdict() -> None:
     assert (found.seeds, found.verdict(PSNR)) == (2, "open")
 
 
+def test_a_seed_that_one_side_lacks_moves_nothing() -> None:
+    paired = side("a", [20.0, 22.0, 24.0]) + side("b", [21.0, 23.5, 25.5])
+    (found,) = judge(CLAIM, [*paired, *side("a", [0.0] * 4)[3:]])
+    assert found == judge(CLAIM, paired)[0]
+    (single,) = judge(CLAIM, side("a", [20.0, 22.0, 24.0]) + side("b", [21.0]))
+    assert (single.differences[PSNR].value, single.seeds, single.verdict(PSNR)) == (1.0, 1, "open")
+
+
 def test_every_model_has_a_finding_of_its_own_and_networks_of_one_name_say_in_what_they_differ() -> None:
     deep, flat = ({"name": "resnet", "arguments": {"depth": depth}, "weights": str(depth)} for depth in (56, 20))
     runs = []

@@ -141,13 +141,20 @@ def _finding(claim: Claim, model: str, records: Sequence[Record]) -> Finding | N
     odd = [_too_many(name, found) for name, found in sides.items() if len(found) > 1]
     if odd:
         return Finding(claim, model, missing="; ".join(odd))
-    chosen = [found[0] for found in sides.values()]
+    chosen, seeds = _of_equal_seeds([found[0] for found in sides.values()])
     differences = dict(_differences(claim, chosen))
     absent = tuple(one for one in claim.numbers if not any(fnmatch(axis.name, one) for axis in differences))
     if not differences:
         return Finding(claim, model, missing=f"no {', '.join(absent)} on every side")
-    seeds = [set(map(seed_of, runs)) for runs in chosen]
-    return Finding(claim, model, differences, len(set.intersection(*seeds)), absent=absent)
+    return Finding(claim, model, differences, seeds, absent=absent)
+
+
+def _of_equal_seeds(sides: Sequence[Sequence[Record]]) -> tuple[list[Sequence[Record]], int]:
+    """The runs of each side whose seeds all sides have, and how many seeds these are; all runs where there are none."""
+    common = set.intersection(*(set(map(seed_of, runs)) for runs in sides))
+    if not common:
+        return list(sides), 0
+    return [[run for run in runs if seed_of(run) in common] for runs in sides], len(common)
 
 
 def _too_many(name: str, found: Sequence[Sequence[Record]]) -> str:
