@@ -130,7 +130,7 @@ def test_a_pattern_takes_the_yardstick_that_a_model_has() -> None:
     assert [axis.name for axis in found.differences] == ["fd_digits"]
 
 
-def test_models_stand_side_by_side(tmp_path: Path) -> None:
+def test_models_stand_side_by_side() -> None:
     other = measured(model={"name": "other"})
     runs = side("a", [20.0, 22.0, 24.0]) + side("b", [21.0, 23.5, 25.5])
     runs += side("a", [20.0], model="other", **other)

@@ -17,11 +17,7 @@ LEGEND = f"helps, hurts: beyond two standard errors; level: not; open: fewer tha
 
 def claims_table(findings: Sequence[Finding]) -> Any:
     """A row for each claim and model."""
-    from rich.table import Table
-
-    table = Table(title="claims", title_justify="left", caption_justify="left", caption=f"{LEGEND} {ERRORS}")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading == "seeds" else "left", overflow="fold")
+    table = _titled(HEADINGS)
     for finding in findings:
         said, model, verdict, *rest = map(plain, _cells(finding))
         style = STYLES.get(verdict, "")
@@ -31,14 +27,20 @@ def claims_table(findings: Sequence[Finding]) -> Any:
 
 def models_table(findings: Sequence[Finding]) -> Any:
     """A row for each claim, a column for each model."""
+    headings, *rows = _by_model(findings)
+    table = _titled(headings)
+    for row in rows:
+        table.add_row(*map(plain, row))
+    return table
+
+
+def _titled(headings: Sequence[str]) -> Any:
+    """A table with these columns and the legend, still without rows."""
     from rich.table import Table
 
     table = Table(title="claims", title_justify="left", caption_justify="left", caption=f"{LEGEND} {ERRORS}")
-    headings, *rows = _by_model(findings)
     for heading in headings:
-        table.add_column(plain(heading), overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain, row))
+        table.add_column(plain(heading), justify="right" if heading == "seeds" else "left", overflow="fold")
     return table
 
 

@@ -70,7 +70,8 @@ class GateTraining(Learner):
 
     def _start(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         device, classes = self.student.device, self.student.num_classes
-        x = torch.randn((self.batch_size, *self.student.sample_shape), generator=generator).to(device)
+        drawn = torch.randn((self.batch_size, *self.student.sample_shape), generator=generator)
+        x = drawn.to(device, self.student.dtype)
         if classes is None:
             return x, {}
         return x, {"class_labels": torch.randint(classes, (self.batch_size,), generator=generator).to(device)}
