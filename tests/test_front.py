@@ -514,7 +514,16 @@ def test_a_part_of_another_class_is_told_by_its_name_and_the_settings_of_one_cla
 
 
 @pytest.mark.parametrize(
-    ("widths", "told"), [({"weight_bits": 4}, "ptq 4 bit"), ({"weight_bits": 4, "activation_bits": 8}, "ptq W4A8")]
+    ("widths", "told"),
+    [
+        ({"weight_bits": 4}, "ptq 4 bit"),
+        ({"weight_bits": 4, "activation_bits": 8}, "ptq W4A8"),
+        ({"uniform_bits": 3, "uniform_activation_bits": None, "target_bits": 4.0}, "ptq W3A3"),
+        ({"uniform_bits": 2, "uniform_activation_bits": 3, "target_bits": 4.0}, "ptq W2A3"),
+        ({"target_width": "W2A3", "target_gbops": 1.0, "target_bits": 4.0}, "ptq W2A3 BOPs"),
+        ({"target_width": None, "target_gbops": 0.2433, "target_bits": 4.0}, "ptq 0.2433 GBOPs"),
+        ({"target_bits": 4.0}, "ptq 4.0 bit"),
+    ],
 )
 def test_a_label_says_the_widths_that_there_are(widths: dict[str, int], told: str) -> None:
     assert labels([record({"ptq": widths})]) == [told]

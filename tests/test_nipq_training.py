@@ -31,6 +31,7 @@ from parediff.training.nipq import NoiseTraining
 SETTINGS: dict[str, Any] = {
     "target_bits": 4.0,
     "target_gbops": None,
+    "target_width": None,
     "uniform_bits": None,
     "uniform_activation_bits": None,
     "allocation": "learned",
@@ -152,6 +153,17 @@ def test_operations_go_down_to_the_target_that_was_asked_for(tmp_path: Path) -> 
     with counting(student.denoiser) as counter:
         student.denoiser(images(digits(), 2))
     assert counter.per_image(2).bops / 1e9 == pytest.approx(fired["gbops"], rel=1e-6)
+
+
+def test_the_operations_of_a_width_are_those_of_the_control_at_that_width(tmp_path: Path) -> None:
+    control = nipq(uniform_bits=4, uniform_activation_bits=6, rounding_share=1.0)
+    held, _ = compressed(control, tmp_path / "held", steps=4)
+    method = nipq(target_width="W4A6", bits_start=5.0)
+    student, _ = compressed(method, tmp_path / "learned", steps=60)
+    fired = method.fired(student)  # type: ignore[arg-type]
+    wanted = control.fired(held)["gbops"]  # type: ignore[arg-type]
+    assert fired["budget"] == {"unit": "GBOPs", "target": pytest.approx(wanted, rel=1e-12), "spent": fired["gbops"]}
+    assert fired["gbops"] == pytest.approx(wanted, rel=0.02)
 
 
 def test_what_is_left_is_an_ordinary_quantised_model_on_integer_grids(tmp_path: Path) -> None:
@@ -322,6 +334,9 @@ def test_a_model_of_latents_or_text_is_refused_before_training() -> None:
         ({"rounding_share": 1.0}, "rounding_share=1.0"),
         ({"noise": "gaussian"}, "noise=gaussian"),
         ({"target_gbops": -1.0}, "target_gbops=-1.0"),
+        ({"target_width": "4 bits"}, "target_width=4 bits"),
+        ({"target_width": "W2A2"}, "target_width=W2A2"),
+        ({"target_width": "W4A20"}, "target_width=W4A20"),
         ({"uniform_activation_bits": 3}, "uniform_activation_bits=3"),
         ({"uniform_bits": 3, "allocation": "sensitivity"}, "allocation=sensitivity"),
     ],

@@ -56,6 +56,9 @@ class Form:
         return re.fullmatch(self.pattern, value) is not None
 
 
+WIDTHS = Form(r"W([2-9]|[12]\d|3[0-2])A([2-9]|[12]\d|3[0-2])", "widths such as W4A8, of 2 to 32 bits,")
+"""Bits of weights, and of activations."""
+
 Count = Annotated[int, Range(1)]
 Several = Annotated[int, Range(2)]
 Whole = Annotated[int, Range(0)]

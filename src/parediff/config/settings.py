@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from parediff.errors import RequestError
-from parediff.validation import LARGEST_SEED, Count, Dtype, Form, Seed, check_types, fits
+from parediff.validation import LARGEST_SEED, WIDTHS, Count, Dtype, Form, Seed, check_types, fits
 
 NAME = re.compile(r"[^\s./\\\0][^/\\\0]*")
 """A folder of a study's name: no separators, no leading dot or blank."""
 DEVICE = Form(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")
-WIDTHS = Form(r"W([2-9]|[12]\d|3[0-2])A([2-9]|[12]\d|3[0-2])", "widths such as W4A8, of 2 to 32 bits,")
 PACKAGE_NAME = Form(r"[A-Za-z_]\w*", "the name of a package")
 
 

@@ -12,8 +12,8 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from parediff.config.settings import WIDTHS
 from parediff.errors import RequestError
+from parediff.validation import WIDTHS
 
 Overrides = list[str]
 FOLDER = "file"

@@ -22,7 +22,7 @@ from parediff.quantization.noise import NOISES, BitRange, NoiseQuantizer, harden
 from parediff.quantization.placement import Placement, Slot, Width, place
 from parediff.quantization.proof import proof
 from parediff.quantization.search import SearchSettings
-from parediff.validation import Below1, Count, NonNegative, Positive, Range, Seed, Whole, require
+from parediff.validation import WIDTHS, Below1, Count, NonNegative, Positive, Range, Seed, Whole, require
 
 VALUES = 65536
 """Of each activation that are kept for its boundary."""
@@ -33,12 +33,13 @@ BIT_OPERATIONS_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Nipq(Method):
-    """Mixed precision by gradient descent; `target_gbops` (of one network evaluation) goes before `target_bits`.
+    """Mixed precision by gradient descent within a budget of one network evaluation.
 
-    With `uniform_bits` every width is held there (those of activations at `uniform_activation_bits`, where given), and
-    with `rounding_share` 1 rounding starts at once: the control, LSQ through the boundary, which differs in nothing
-    else. `allocation` sensitivity: widths are not learned but given within the budget, before training, to what changes
-    the network's output most.
+    The budget is what `target_width` everywhere would cost in bit operations, or else `target_gbops`, or else an
+    average width, `target_bits`. With `uniform_bits` every width is held there (those of activations at
+    `uniform_activation_bits`, where given), and with `rounding_share` 1 rounding starts at once: the control, LSQ
+    through the boundary, which differs in nothing else. `allocation` sensitivity: widths are not learned but given
+    within the budget, before training, to what changes the network's output most.
     """
 
     emulated: ClassVar[bool] = True
@@ -47,6 +48,7 @@ class Nipq(Method):
 
     target_bits: Positive | None
     target_gbops: Positive | None
+    target_width: Annotated[str, WIDTHS] | None
     uniform_bits: Annotated[int, Range(2, 31)] | None
     uniform_activation_bits: Annotated[int, Range(2, 31)] | None
     allocation: Literal["learned", "sensitivity"]
@@ -75,9 +77,16 @@ class Nipq(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._range()
-        if self.target_gbops is None and self.target_bits is None:
-            raise RequestError("target_bits", None, "an average width, or target_gbops, is accepted")
-        if self.target_gbops is None and self.target_bits is not None:
+        if self.target_width is not None:
+            weights, activations = _widths(self.target_width)
+            reachable = f"widths between bits_min ({self.bits_min}) and bits_max ({self.bits_max}), one of them inside,"
+            ends = self.bits_min * 2 < weights + activations < self.bits_max * 2
+            within = all(self.bits_min <= bits <= self.bits_max for bits in (weights, activations))
+            require(ends and within, "target_width", self.target_width, reachable)
+        elif self.target_gbops is None and self.target_bits is None:
+            accepted = "an average width, or target_gbops, or target_width, is accepted"
+            raise RequestError("target_bits", None, accepted)
+        elif self.target_gbops is None and self.target_bits is not None:
             reachable = f"a number between bits_min ({self.bits_min}) and bits_max ({self.bits_max})"
             require(self.bits_min < self.target_bits < self.bits_max, "target_bits", self.target_bits, reachable)
         self._check_phases()
@@ -127,11 +136,16 @@ class Nipq(Method):
     def _budget(self, network: nn.Module) -> Budget:
         if self.uniform_bits is not None:
             return Spent(network)
-        if self.target_gbops is not None:
+        gbops = self._gbops_asked(network)
+        if gbops is not None:
             strength = BIT_OPERATIONS_WEIGHT * self.budget_strength
-            return BitOperations(network, self.target_gbops, strength=strength, unit=self.budget_unit)
+            return BitOperations(network, gbops, strength=strength, unit=self.budget_unit)
         assert self.target_bits is not None
         return AverageBits(network, self.target_bits, strength=self.budget_strength, unit=self.budget_unit)
+
+    def _gbops_asked(self, network: nn.Module) -> float | None:
+        """The budget in bit operations of an example / 1e9, where it is one."""
+        return self.target_gbops if self.target_width is None else _gbops_at(network, *_widths(self.target_width))
 
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any:
         from parediff.training.nipq import NoiseTraining
@@ -162,7 +176,7 @@ class Nipq(Method):
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
         """As of plain quantisation; every product's widths, their averages, and what of the budget is spent."""
-        found = {path: one for path, one in layers_of(model.denoiser).items() if hasattr(one, "operands")}
+        found = _products(model.denoiser)
         widths = {path: _bits_of(module) for path, module in found.items()}
         weights, activations = _spread(found.values())
         gbops = sum(_macs(module) * _product(widths[path]) for path, module in found.items()) / 1e9
@@ -172,14 +186,15 @@ class Nipq(Method):
             "average_activation_bits": _average(activations),
             "gbops": gbops,
         }
-        return proof(model.denoiser) | told | {"budget": self._spent(told)}
+        return proof(model.denoiser) | told | {"budget": self._spent(model.denoiser, told)}
 
-    def _spent(self, told: dict[str, Any]) -> dict[str, Any] | None:
+    def _spent(self, network: nn.Module, told: dict[str, Any]) -> dict[str, Any] | None:
         """What was asked for, and what the widths spend."""
         if self.uniform_bits is not None:
             return None
-        if self.target_gbops is not None:
-            return {"unit": "GBOPs", "target": self.target_gbops, "spent": told["gbops"]}
+        gbops = self._gbops_asked(network)
+        if gbops is not None:
+            return {"unit": "GBOPs", "target": gbops, "spent": told["gbops"]}
         averages = {key: told[f"average_{key}_bits"] for key in ("weight", "activation")}
         return {"unit": "bits", "target": self.target_bits, "spent": averages}
 
@@ -197,6 +212,28 @@ def objective_for(student: Any, teacher: Any, *, distillation: float, shift: int
         raise RequestError("distillation", distillation, "a share from 0 to 1 is accepted for a denoiser")
     conditional = student.conditioning == "class"
     return Denoise(teacher.denoiser, student.pipeline.scheduler, distillation=distillation, conditional=conditional)
+
+
+def _widths(text: str) -> tuple[int, int]:
+    """(weights, activations) of W2A3."""
+    weights, activations = text.removeprefix("W").split("A")
+    return int(weights), int(activations)
+
+
+def _products(network: nn.Module) -> dict[str, Any]:
+    """Every layer and product whose factors are rounded, by its path."""
+    return {path: one for path, one in layers_of(network).items() if hasattr(one, "operands")}
+
+
+def _gbops_at(network: nn.Module, weight_bits: int, activation_bits: int) -> float:
+    """BOPs / 1e9 of one example with this width for every weight, and for every activation, that is rounded."""
+    total = 0
+    for module in _products(network).values():
+        wanted = (weight_bits if isinstance(module, QuantizedLayer) else activation_bits, activation_bits)
+        now = _bits_of(module).values()
+        left, right = (IDENTITY_BITS if one == IDENTITY_BITS else bits for one, bits in zip(now, wanted, strict=True))
+        total += _macs(module) * left * right
+    return total / 1e9
 
 
 def _macs(module: QuantizedLayer | QuantizedMatmul) -> int:

@@ -20,6 +20,8 @@ LONGEST_SETTING = 40  # characters of a value in a label
 MOST_DIFFERENCES = 3  # settings added to a label that alone would name two points
 MOST_CLASSES = 3  # rounds of them: a class, a class within it, their settings
 CLASS = "_target_"
+BUDGETS = {"target_width": "{} BOPs", "target_gbops": "{:g} GBOPs", "target_bits": "{} bit"}
+"""What learned widths are held to: the first that is set counts."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,15 @@ def bits(record: Record) -> str:
 
 
 def _bits(config: Any) -> str:
+    """Widths held everywhere, or the budget within which they are learned: what goes before the rest."""
     config = config if isinstance(config, Mapping) else {}
+    held = config.get("uniform_bits")
+    if held is not None:
+        return f"W{held}A{config.get('uniform_activation_bits') or held}"
     weight, activation = config.get("weight_bits"), config.get("activation_bits")
-    if weight is not None and activation is not None:
-        return f"W{weight}A{activation}"
-    width = weight if weight is not None else config.get("target_bits")
-    return "" if width is None else f"{width} bit"
+    if weight is not None:
+        return f"W{weight}A{activation}" if activation is not None else f"{weight} bit"
+    return next((told.format(config[key]) for key, told in BUDGETS.items() if config.get(key) is not None), "")
 
 
 def _settings(record: Record) -> dict[str, Any]:
