@@ -406,6 +406,16 @@ def test_the_command_shows_the_front_and_writes_json_and_a_page_without_network(
     assert "failed: ptq W2A2" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_the_runs_just_made_go_first_and_decide_the_axes() -> None:
+    earlier = [point(1, 9), point(2, 5)]
+    now = replace(point(3, 1), protocol="other", id="now", quality={}, fidelity={"psnr": 20.0})
+    assert [front.protocol for front in build_fronts([*earlier, now])] == [earlier[0].protocol]
+    (own,) = build_fronts([*earlier, now], own={"now"})
+    assert (own.protocol, own.y.key) == ("other", "fidelity.psnr")
+    both = build_fronts([*earlier, now], "cost.bops", "sampler.steps", own={"now"})
+    assert [front.protocol for front in both] == ["other", earlier[0].protocol]
+
+
 def test_the_command_shows_one_front_per_protocol_and_says_so(tmp_path: Path) -> None:
     write(replace(point(1, 1), protocol="other"), write_study(tmp_path) / "other")
     console = Console(file=io.StringIO(), width=100)

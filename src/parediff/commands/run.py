@@ -146,7 +146,8 @@ def _growing(requests: list[Request]) -> AbstractContextManager[None]:
     if len(requests) < 2:
         return nullcontext()
     settings, axes = requests[0].settings, requests[0].config["front"]
-    return growing(requests[0].tracker, settings.study_folder, settings.study, axes["x"], axes["y"])
+    own = {request.id for request in requests}
+    return growing(requests[0].tracker, settings.study_folder, settings.study, axes["x"], axes["y"], own)
 
 
 def _distinct(jobs: list[Overrides], requests: list[Request]) -> tuple[list[Overrides], list[Request]]:
@@ -192,6 +193,7 @@ def _front(requests: list[Request], results: Console, messages: Console) -> None
 
     config = requests[0].config
     folder = requests[0].settings.study_folder
-    front, figure, page = study_front(folder, config["front"]["x"], config["front"]["y"], results)
+    axes, own = config["front"], {request.id for request in requests}
+    front, figure, page = study_front(folder, axes["x"], axes["y"], results, own=own)
     requests[0].tracker.log_front(front, figure, config["study"])
     messages.print(f"front: {page}", soft_wrap=True, highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def growing(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None) -> Iterator[None]:
-    """Look at the records below `folder` while the block lasts; the tracker is nobody else's until then."""
+def growing(
+    tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None, own: Collection[str] = ()
+) -> Iterator[None]:
+    """Look at the records below `folder` while the block lasts; the tracker is nobody else's until then.
+
+    The front of the runs whose ids are `own` goes before those of other protocols.
+    """
     stop = threading.Event()
 
     def watch() -> None:
@@ -29,7 +34,7 @@ def growing(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | 
             now = len(list(folder.glob(f"*/{NAME}")))
             if now != seen:
                 seen = now
-                _grow(tracker, folder, study, x, y)
+                _grow(tracker, folder, study, x, y, own)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -40,10 +45,10 @@ def growing(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | 
         thread.join(PATIENCE)
 
 
-def _grow(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None) -> None:
+def _grow(tracker: Tracker, folder: Path, study: str, x: str | None, y: str | None, own: Collection[str]) -> None:
     """One step; a front that cannot be made yet waits, and nothing that goes wrong here touches the study."""
     try:
-        fronts = [front.to_json() for front in build_fronts(find([folder]).records, x, y)]
+        fronts = [front.to_json() for front in build_fronts(find([folder]).records, x, y, own=own)]
         tracker.grow_front(fronts[0] | {"fronts": fronts}, None, study)
     except RequestError:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,21 @@ def front_command(
 
 
 def study_front(
-    folder: Path, x: str | None, y: str | None, console: Any, others: Sequence[str | Path] = ()
+    folder: Path,
+    x: str | None,
+    y: str | None,
+    console: Any,
+    others: Sequence[str | Path] = (),
+    own: Collection[str] = (),
 ) -> tuple[dict[str, Any], Any, Path]:
     """A study's front on screen, as front.json and front.html in its folder; (the first, plotly figure, page).
 
-    Records below `others` are on it too.
+    Records below `others` are on it too. The runs whose ids are `own` go first where several protocols lie there.
     Axes that no record has give way to the default ones, and say so: the study's work is not to be lost on them.
     """
     paths = [folder, *others]
     records, warnings = find(paths)
-    fronts = _fronts_or_default(records, x, y, warnings)
+    fronts = _fronts_or_default(records, x, y, warnings, own)
     show(fronts, records, warnings, console)
     with lease(folder, wait=True):
         tidy(folder)
@@ -91,11 +96,13 @@ def as_json(fronts: Sequence[Front], composed: Mapping[str, Sequence[Composition
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _fronts_or_default(records: Sequence[Record], x: str | None, y: str | None, warnings: list[str]) -> list[Front]:
+def _fronts_or_default(
+    records: Sequence[Record], x: str | None, y: str | None, warnings: list[str], own: Collection[str]
+) -> list[Front]:
     try:
-        return build_fronts(records, x, y)
+        return build_fronts(records, x, y, own=own)
     except RequestError as error:
-        fronts = build_fronts(records)
+        fronts = build_fronts(records, own=own)
         warnings.append(f"{error} The default axes are shown.")
         return fronts
 

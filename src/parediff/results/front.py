@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -181,9 +181,11 @@ def build_fronts(
     reference: tuple[float, float] | None = None,
     protocol: str | None = None,
     compared: str | None = None,
+    own: Collection[str] = (),
 ) -> list[Front]:
     """One front per protocol, the one with most records first.
 
+    `own` are ids of runs whose fronts go before the others, and whose records decide the axes that are not named.
     `compared` is what every point's difference is taken from: `baseline`, or the label or id of a run, whose protocol
     then is the only one with differences.
     """
@@ -192,7 +194,8 @@ def build_fronts(
     if not chosen:
         known = ", ".join(sorted({record.protocol for record in finished})) or "none: no record is finished"
         raise RequestError("protocol", protocol, f"one of {known}") if finished else _nothing(records)
-    axes = axes_of(chosen, x, y)
+    first = {record.protocol for record in chosen if record.id in own}
+    axes = axes_of([record for record in chosen if record.protocol in first] or chosen, x, y)
     usable = [record for record in chosen if all(axis.value(record) is not None for axis in axes)]
     if not usable:
         raise RequestError("y", axes[1].key, f"a key that some record has beside {axes[0].key}")
@@ -200,7 +203,7 @@ def build_fronts(
     failed = [record for record in records if record.status == "failed"]
     fronts = [
         _front(chosen, [f for f in failed if _home(f, counts) == name], axes, name, reference)
-        for name, _ in counts.most_common()
+        for name, _ in sorted(counts.most_common(), key=lambda entry: entry[0] not in first)
     ]
     return fronts if compared is None else _compared(fronts, compared)
 
