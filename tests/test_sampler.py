@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 import pipelines
 from parediff.errors import RequestError
 from parediff.models.diffusion.families import accepted_samplers
+from parediff.models.diffusion.load import PretrainedPipeline
 from parediff.models.diffusion.sampler import Sampler
 from parediff.resources import shipped
 
@@ -74,6 +76,34 @@ def test_flow_solvers_agree_where_there_are_many_steps() -> None:
     many = {name: model.generate([3], prompts, sampler(name, steps=100)) for name in ("flow_euler", "flow_dpmpp")}
     few = model.generate([3], prompts, sampler("flow_euler", steps=3))
     assert torch.dist(many["flow_euler"], many["flow_dpmpp"]) < 0.3 * torch.dist(many["flow_euler"], few)
+
+
+@pytest.mark.parametrize("name", ["ddpm_digits", "unet_cifar10"])
+def test_solvers_of_one_order_or_another_draw_the_image_of_many_steps(name: str) -> None:
+    """With the grid each takes by itself, from where a cosine schedule has no signal left or just beside it."""
+    model = PretrainedPipeline(name, f"assets://{name}").load("cpu")
+    classes = [1] if model.conditioning == "class" else None
+    wanted = model.generate([3], classes, sampler("ddim", steps=100))
+    for other in ("dpmpp_2m", "unipc", "euler", "heun", "pndm"):
+        found = model.generate([3], classes, sampler(other, steps=50))
+        assert float((found - wanted).square().mean()) < 1e-3, other  # 30 dB
+
+
+@pytest.mark.parametrize(
+    ("name", "predicts", "spacing"),
+    [
+        ("dpmpp_2m", "epsilon", "leading"),  # the image would be the noise's error over nearly nothing
+        ("dpmpp_2m", "v_prediction", "trailing"),
+        ("ddim", "epsilon", "trailing"),  # clips
+        ("heun", "v_prediction", "leading"),
+    ],
+)
+def test_a_solver_takes_the_models_grid_where_it_can(name: str, predicts: str, spacing: str) -> None:
+    own = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=predicts, timestep_spacing="trailing")
+    assert sampler(name).scheduler_for(SimpleNamespace(scheduler=own)).config.timestep_spacing == spacing
+    linear = DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012, timestep_spacing="trailing")
+    if name == "dpmpp_2m":
+        assert sampler(name).scheduler_for(SimpleNamespace(scheduler=linear)).config.timestep_spacing == "trailing"
 
 
 def test_the_models_shift_of_noise_levels_stays_under_another_solver() -> None:

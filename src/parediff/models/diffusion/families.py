@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from parediff.resources import shipped
 
 FLOW = "flow matching"
 DIFFUSION = "a discrete noise schedule"
+NO_SIGNAL = 1e-6
+"""A share of the image's energy, alpha_bar, from which a predicted noise tells nothing of the image in float32."""
 
 
 def family_of(kind: Any, config: Mapping[str, Any]) -> str:
@@ -38,13 +41,28 @@ def _parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(kind.__init__).parameters
 
 
-def settings_for(kind: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """A pipeline's scheduler config in the words of another class: the shift of flow's noise levels has two names."""
-    parameters = _parameters(kind)
+def settings_for(kind: Any, own: Any) -> dict[str, Any]:
+    """The settings of a pipeline's scheduler `own` in the words of another class.
+
+    The shift of flow's noise levels has two names. A grid that starts where no signal is left moves off that end for a
+    network that predicts noise and a class that does not clip: the image would be that noise's error, divided by nearly
+    nothing (arXiv 2305.08891, section 3.1).
+    """
+    config, parameters = copy.deepcopy(dict(own.config)), _parameters(kind)
+    if "clip_sample" not in parameters and _starts_blind(own):
+        config["timestep_spacing"] = "leading"
     for here, there in (("shift", "flow_shift"), ("flow_shift", "shift")):
         if here in config and there in parameters and here not in parameters:
             config[there] = config.pop(here)
     return config
+
+
+def _starts_blind(own: Any) -> bool:
+    """Whether the grid's first step has no signal, of which a network that predicts noise was to tell the image."""
+    ends = own.config.get("timestep_spacing") in ("trailing", "linspace")
+    signal = getattr(own, "alphas_cumprod", None)
+    blind = signal is not None and float(signal[-1]) < NO_SIGNAL
+    return ends and blind and own.config.get("prediction_type") == "epsilon"
 
 
 def accepted_samplers(own: Any, config: Mapping[str, Any]) -> list[str]:

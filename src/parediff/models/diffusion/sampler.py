@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,8 +66,7 @@ class Sampler:
         own = pipeline.scheduler
         self.check(type(own), own.config)
         kind = self.kind_for(type(own))
-        settings = settings_for(kind, copy.deepcopy(dict(own.config)))
-        scheduler = kind.from_config(settings, **self.options)
+        scheduler = kind.from_config(settings_for(kind, own), **self.options)
         return (
             _with_any_grid(scheduler)
             if kind is not type(own) and family_of(kind, scheduler.config) == FLOW
