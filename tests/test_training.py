@@ -173,6 +173,21 @@ def test_checkpoints_are_the_last_one_and_a_periodic_one(tmp_path: Path) -> None
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "step=4.ckpt"]
 
 
+def test_a_finished_training_goes_on_from_its_last_step(tmp_path: Path) -> None:
+    def learner() -> Denoising:
+        return Denoising(unet(), DDPMScheduler(), **PLAIN, **(SETTINGS | {"schedule": "constant"}))
+
+    trainer(max_steps=5, checkpoint_every=2).fit(learner(), tmp_path, data=digits())
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 5
+    longer, whole = learner(), learner()
+    trainer(max_steps=7, checkpoint_every=2).fit(longer, tmp_path, data=digits(), ckpt_path="last")
+    trainer(max_steps=7, checkpoint_every=2).fit(whole, tmp_path / "whole", data=digits())
+    assert longer.global_step == 7
+    for (name, one), other in zip(whole.state_dict().items(), longer.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_a_finished_training_is_not_overwritten(tmp_path: Path) -> None:
     trainer(max_steps=2).fit(denoising(), tmp_path, data=digits())
     with pytest.raises(RequestError, match="ckpt_path=last"):

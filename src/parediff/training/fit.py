@@ -145,7 +145,9 @@ class Trainer:
         return DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
 
     def _callbacks(self, folder: Path, logger: Any) -> list[pl.Callback]:
-        callbacks: list[pl.Callback] = [Interruptible(folder / "checkpoints" / "last.ckpt")]
+        callbacks: list[pl.Callback] = [
+            Interruptible(folder / "checkpoints" / "last.ckpt", at_end=self.checkpoint_every > 0)
+        ]
         if self.checkpoint_every:
             callbacks.append(
                 ModelCheckpoint(
@@ -187,13 +189,13 @@ def _ended_as_asked(trainer: pl.Trainer) -> Iterator[None]:
 
 
 class Interruptible(pl.Callback):
-    """A process that is to end keeps the training as it stands, between two steps.
+    """A process that is to end keeps the training as it stands, between two steps; with `at_end`, so does a whole one.
 
     Several that train together agree on the step; then the one that began them ends. `cause`: the Ctrl-C that ended it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, at_end: bool) -> None:
+        self.path, self.at_end = path, at_end
         self.cause: KeyboardInterrupt | None = None
 
     def on_exception(self, _: pl.Trainer, __: pl.LightningModule, exception: BaseException) -> None:
@@ -203,6 +205,11 @@ class Interruptible(pl.Callback):
     def on_train_start(self, *_: Any) -> None:
         """Lightning's own answer to SIGTERM, a broadcast in the middle of whatever is being done, is not wanted."""
         put_off_again()
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Lightning keeps every n-th step alone: a longer training would go on from before the end."""
+        if self.at_end:
+            trainer.save_checkpoint(self.path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         several = trainer.world_size > 1
