@@ -539,6 +539,16 @@ def test_a_label_says_the_widths_that_there_are(widths: dict[str, int], told: st
     assert labels([record({"ptq": widths})]) == [told]
 
 
+def test_runs_of_several_models_are_told_apart_within_their_model() -> None:
+    def own(model: str, interval: int, path: str) -> Record:
+        made = record({"frdiff": {"interval": interval}})
+        return replace(made, model=model, config=made.config | {"model": {"name": model, "path": path}})
+
+    runs = [own("unet", 2, "a"), own("unet", 3, "a"), own("dit", 2, "b"), own("dit", 4, "b")]
+    told = ["frdiff · interval=2 · model=unet", "frdiff · interval=3", "frdiff · interval=2 · model=dit"]
+    assert labels(runs) == [*told, "frdiff · interval=4"]
+
+
 def test_a_point_says_which_sampler_drew_it() -> None:
     own = point(1, 1)
     drawn = replace(own, sampler={"name": "ddim", "steps": 5, "eta": 0.5})

@@ -117,7 +117,21 @@ def labels(records: Sequence[Record]) -> list[str]:
     settings = [_settings(record) for record in records]
     keys = dict.fromkeys(key for entry in settings for key in entry)
     columns = {key: [str(entry.get(key)) for entry in settings] for key in keys}
-    return told_apart([label(record) for record in records], columns)
+    return told_apart_by_model([label(record) for record in records], columns, [record.model for record in records])
+
+
+def told_apart_by_model(names: Sequence[str], columns: Mapping[str, Sequence[Any]], models: Sequence[str]) -> list[str]:
+    """Told apart within each model, since what differs between models fills a label and tells nothing of the runs.
+
+    Equal names of several models are followed by the model alone.
+    """
+    told = list(names)
+    for model in dict.fromkeys(models):
+        places = [place for place, own in enumerate(models) if own == model]
+        own = {key: [column[place] for place in places] for key, column in columns.items()}
+        for place, name in zip(places, told_apart([names[place] for place in places], own), strict=True):
+            told[place] = name
+    return told_apart(told, {"model": models})
 
 
 def told_apart(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:

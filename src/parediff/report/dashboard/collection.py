@@ -17,7 +17,7 @@ from parediff.report.dashboard import chunks as packing
 from parediff.report.dashboard import pictures
 from parediff.report.dashboard.chunks import Chunk, Source
 from parediff.results.number import number, numbers
-from parediff.results.points import label, seedless, told_apart, with_seeds
+from parediff.results.points import label, seedless, told_apart_by_model, with_seeds
 from parediff.results.record import Record, RecordError, files, read_with_remarks
 
 FORMAT = 2  # of what is kept between two readings
@@ -96,7 +96,8 @@ class Collection:
         keys = dict.fromkeys(key for chunk in self.chunks for key in chunk.columns)
         settings = [key for key in keys if key.startswith(f"{CONFIG}.") and not key.endswith(SEEDS)]
         varied = {key: self.values(key) for key in settings if self._varies(key)}
-        names = told_apart([str(name) for name in self.values("_base")], varied)
+        models = [str(model) for model in self.values("model")]
+        names = told_apart_by_model([str(name) for name in self.values("_base")], varied, models)
         return with_seeds(names, *([_whole(seed) for seed in self.values(key)] for key in ("first_seed", "seed")))
 
     def _varies(self, key: str) -> bool:
