@@ -73,6 +73,12 @@ Below1 = Annotated[float, Range(0, below=1)]
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
+def widths_of(text: str) -> tuple[int, int] | None:
+    """(bits of weights, of activations) of W4A8; None of what is no such text."""
+    match = re.fullmatch(WIDTHS.pattern, text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def check_types(instance: Any) -> None:
     """Raise RequestError for the first dataclass field whose value does not fit its annotation."""
     hints = get_type_hints(type(instance), include_extras=True)

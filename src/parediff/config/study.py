@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from parediff.errors import RequestError
-from parediff.validation import WIDTHS
+from parediff.validation import WIDTHS, widths_of
 
 Overrides = list[str]
 FOLDER = "file"
@@ -70,10 +70,10 @@ class Study:
         bits = next((entry.partition("=")[2] for entry in reversed(job) if key_of(entry) == "bits"), bits)
         if bits is None or str(bits).lower() == "null":
             return job
-        match = re.fullmatch(WIDTHS.pattern, str(bits))
-        if match is None:
+        widths = widths_of(str(bits))
+        if widths is None:
             raise RequestError("bits", bits, f"{WIDTHS.told} are accepted")
-        wanted = {"weight_bits": match[1], "activation_bits": match[2]}
+        wanted = {"weight_bits": widths[0], "activation_bits": widths[1]}
         methods: Mapping[str, Any] = self.compose(job).get("methods") or {}
         taken = [name for name, settings in methods.items() if wanted.keys() <= settings.keys()]
         if alone and methods and not taken:

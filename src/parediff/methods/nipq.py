@@ -22,7 +22,7 @@ from parediff.quantization.noise import NOISES, BitRange, NoiseQuantizer, harden
 from parediff.quantization.placement import Placement, Slot, Width, place
 from parediff.quantization.proof import proof
 from parediff.quantization.search import SearchSettings
-from parediff.validation import WIDTHS, Below1, Count, NonNegative, Positive, Range, Seed, Whole, require
+from parediff.validation import WIDTHS, Below1, Count, NonNegative, Positive, Range, Seed, Whole, require, widths_of
 
 VALUES = 65536
 """Of each activation that are kept for its boundary."""
@@ -77,11 +77,11 @@ class Nipq(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._range()
-        if self.target_width is not None:
-            weights, activations = _widths(self.target_width)
+        widths = widths_of(self.target_width or "")
+        if widths is not None:
             reachable = f"widths between bits_min ({self.bits_min}) and bits_max ({self.bits_max}), one of them inside,"
-            ends = self.bits_min * 2 < weights + activations < self.bits_max * 2
-            within = all(self.bits_min <= bits <= self.bits_max for bits in (weights, activations))
+            ends = self.bits_min * 2 < sum(widths) < self.bits_max * 2
+            within = all(self.bits_min <= bits <= self.bits_max for bits in widths)
             require(ends and within, "target_width", self.target_width, reachable)
         elif self.target_gbops is None and self.target_bits is None:
             accepted = "an average width, or target_gbops, or target_width, is accepted"
@@ -145,7 +145,8 @@ class Nipq(Method):
 
     def _gbops_asked(self, network: nn.Module) -> float | None:
         """The budget in bit operations of an example / 1e9, where it is one."""
-        return self.target_gbops if self.target_width is None else _gbops_at(network, *_widths(self.target_width))
+        widths = widths_of(self.target_width or "")
+        return self.target_gbops if widths is None else _gbops_at(network, *widths)
 
     def training(self, student: DiffusionModel, teacher: DiffusionModel) -> Any:
         from parediff.training.nipq import NoiseTraining
@@ -212,12 +213,6 @@ def objective_for(student: Any, teacher: Any, *, distillation: float, shift: int
         raise RequestError("distillation", distillation, "a share from 0 to 1 is accepted for a denoiser")
     conditional = student.conditioning == "class"
     return Denoise(teacher.denoiser, student.pipeline.scheduler, distillation=distillation, conditional=conditional)
-
-
-def _widths(text: str) -> tuple[int, int]:
-    """(weights, activations) of W2A3."""
-    weights, activations = text.removeprefix("W").split("A")
-    return int(weights), int(activations)
 
 
 def _products(network: nn.Module) -> dict[str, Any]:
