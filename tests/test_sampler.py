@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 import pipelines
 from parediff.errors import RequestError
@@ -101,9 +101,13 @@ def test_solvers_of_one_order_or_another_draw_the_image_of_many_steps(name: str)
 def test_a_solver_takes_the_models_grid_where_it_can(name: str, predicts: str, spacing: str) -> None:
     own = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=predicts, timestep_spacing="trailing")
     assert sampler(name).scheduler_for(SimpleNamespace(scheduler=own)).config.timestep_spacing == spacing
+
+
+def test_a_grid_that_starts_with_some_signal_stays_and_so_does_the_models_own_scheduler() -> None:
     linear = DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012, timestep_spacing="trailing")
-    if name == "dpmpp_2m":
-        assert sampler(name).scheduler_for(SimpleNamespace(scheduler=linear)).config.timestep_spacing == "trailing"
+    assert sampler("dpmpp_2m").scheduler_for(SimpleNamespace(scheduler=linear)).config.timestep_spacing == "trailing"
+    blind = DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
+    assert sampler("own").scheduler_for(SimpleNamespace(scheduler=blind)).config.timestep_spacing == "trailing"
 
 
 def test_the_models_shift_of_noise_levels_stays_under_another_solver() -> None:

@@ -45,11 +45,11 @@ def settings_for(kind: Any, own: Any) -> dict[str, Any]:
     """The settings of a pipeline's scheduler `own` in the words of another class.
 
     The shift of flow's noise levels has two names. A grid that starts where no signal is left moves off that end for a
-    network that predicts noise and a class that does not clip: the image would be that noise's error, divided by nearly
-    nothing (arXiv 2305.08891, section 3.1).
+    network that predicts noise and another class that does not clip: the image would be that noise's error, divided by
+    nearly nothing (arXiv 2305.08891, section 3.1).
     """
     config, parameters = copy.deepcopy(dict(own.config)), _parameters(kind)
-    if "clip_sample" not in parameters and _starts_blind(own):
+    if kind is not type(own) and "clip_sample" not in parameters and _starts_blind(own):
         config["timestep_spacing"] = "leading"
     for here, there in (("shift", "flow_shift"), ("flow_shift", "shift")):
         if here in config and there in parameters and here not in parameters:
