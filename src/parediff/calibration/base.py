@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from parediff.atomic import write_atomically
 from parediff.calibration.store import CallStore
@@ -20,6 +21,8 @@ from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.results.interruption import safe_point
 from parediff.validation import check_types
+
+OWN = "a source that follows the model's own trajectories, as uniform, is accepted"
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class CallSource(CalibrationSource):
 
         Whatever the pipeline does around its denoiser (guidance, scaling, noise of its own) is done as in any run.
         """
-        accepted = "a source that follows the model's own trajectories, as uniform, is accepted"
-        raise RequestError("calibration", type(self).__name__, accepted)
+        raise RequestError("calibration", type(self).__name__, OWN)
+
+    def drawn(self, model: DiffusionModel, sampler: Sampler, images: int) -> Tensor:
+        """The first `images` of its images, as `model` draws them now: [B, C, H, W] or [B, F, C, H, W] in [0, 1]."""
+        raise RequestError("calibration", type(self).__name__, OWN)
 
     def record(self, model: DiffusionModel, sampler: Sampler) -> Iterator[Call]:
         """Calls of `model` as it runs now; lazy."""
@@ -63,9 +69,18 @@ class CallSource(CalibrationSource):
 
 def walk(calls: Iterable[Call], model: DiffusionModel, sampler: Sampler, visit: Visit) -> None:
     """Fit along the model's own trajectories: each step sees what the steps before it did."""
+    _drawing(calls).walk(model, sampler, visit)
+
+
+def drawn(calls: Iterable[Call], model: DiffusionModel, sampler: Sampler, images: int) -> Tensor:
+    """The first `images` that the calibration's seeds give, as `model` draws them now."""
+    return _drawing(calls).drawn(model, sampler, images)
+
+
+def _drawing(calls: Iterable[Call]) -> LazyCalls:
     if not isinstance(calls, LazyCalls):
         raise RequestError("calibration", type(calls).__name__, "calls of a source that can draw anew are accepted")
-    calls.walk(model, sampler, visit)
+    return calls
 
 
 class LazyCalls:
@@ -93,6 +108,11 @@ class LazyCalls:
     def walk(self, model: DiffusionModel, sampler: Sampler, visit: Visit) -> None:
         """The source's own walk, of `model`, counted."""
         self.rows += self._source.walk(model, sampler, visit)
+
+    def drawn(self, model: DiffusionModel, sampler: Sampler, images: int) -> Tensor:
+        """The source's own images, counted: a row for each of their steps."""
+        self.rows += images * sampler.steps
+        return self._source.drawn(model, sampler, images)
 
     def _part(self, place: int, record: Callable[[], Iterable[Call]]) -> Iterable[Call]:
         """The calls of one part, from disk where an earlier process recorded it."""

@@ -16,7 +16,7 @@ from parediff.models.diffusion.door import Call, Visit, recording
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.sampling.workload import Workload
-from parediff.validation import Count, FirstSeed, Range
+from parediff.validation import Count, FirstSeed, Range, require
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Trajectories(CallSource, ABC):
         seeds, given = next(replace(self._workload, batch_size=self.count).batches())
         model.follow(seeds, given, sampler, predict)
         return rows
+
+    def drawn(self, model: DiffusionModel, sampler: Sampler, images: int) -> Tensor:
+        require(images <= self.count, "calibration.count", self.count, f"at least {images}, which a method draws,")
+        batches = replace(self._workload, count=images, batch_size=min(images, self.batch_size)).batches()
+        return torch.cat([model.generate(seeds, given, sampler) for seeds, given in batches])
 
     @property
     def _workload(self) -> Workload:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -201,6 +202,13 @@ def solver_step(run: Run) -> int:
 def solver_steps(run: Run) -> int:
     """Executed steps of the solver (2 T - 1 calls of second order are T steps)."""
     return math.ceil(run.steps / getattr(run.scheduler, "order", 1))
+
+
+def in_full(model: DiffusionModel) -> DiffusionModel:
+    """The same network and pipeline with nothing reused, for runs of their own."""
+    plain = copy.copy(model)
+    plain.wrapper_factories = [factory for factory in model.wrapper_factories if not isinstance(factory, Reuse)]
+    return plain
 
 
 def install(model: DiffusionModel, reuse: Reuse) -> None:

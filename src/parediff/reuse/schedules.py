@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from parediff.errors import RequestError
 from parediff.validation import Count, Positive, Whole, check_types, require
 
-Keyframes = Literal["uniform", "clustered"] | tuple[Whole, ...]
+Keyframes = Literal["uniform", "clustered", "measured"] | tuple[Whole, ...]
 Interval = Annotated[Count, "steps from one keyframe to the next"]
 Center = Annotated[Whole, "the step around which clustered keyframes are densest"]
 Power = Annotated[Positive, "of clustered keyframes: how dense they are there"]
@@ -22,7 +22,8 @@ LastFull = Annotated[Whole, "full steps at the end"]
 class Schedule:
     """Keyframes every `interval` steps, clustered around step `center` with `power`, or listed; ends can be kept full.
 
-    The first `first_full` and the last `last_full` steps are keyframes whatever the rest says.
+    The first `first_full` and the last `last_full` steps are keyframes whatever the rest says. `measured` ones start
+    from evenly spread ones (`parediff.reuse.measured`).
     """
 
     keyframes: Keyframes
@@ -39,8 +40,11 @@ class Schedule:
 
     def over(self, steps: int) -> frozenset[int]:
         """The keyframes of a run of `steps` executed steps."""
-        ends = {*range(min(self.first_full, steps)), *range(max(0, steps - self.last_full), steps)}
-        return frozenset(self._chosen(steps) | ends)
+        return self.ends(steps) | self._chosen(steps)
+
+    def ends(self, steps: int) -> frozenset[int]:
+        """Those that are keyframes whatever the rest says."""
+        return frozenset({*range(min(self.first_full, steps)), *range(max(0, steps - self.last_full), steps)})
 
     def _chosen(self, steps: int) -> set[int]:
         if isinstance(self.keyframes, tuple):

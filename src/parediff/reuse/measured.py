@@ -1,0 +1,108 @@
+"""Keyframes placed where the finished image needs them, our own, no paper.
+
+How much a feature changes is not how much the image minds, and a keyframe is worth what the others leave to it. So
+whole schedules are tried, on a few images: evenly spread and early keyframes first, then the best of them with one
+keyframe moved, as long as that helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from parediff.calibration.base import drawn
+from parediff.models.diffusion.door import Call
+from parediff.models.diffusion.pipeline import DiffusionModel
+from parediff.models.diffusion.sampler import Sampler
+from parediff.reuse.engine import in_full
+from parediff.reuse.learned import Table, attach, attached
+from parediff.reuse.schedules import Schedule, clustered
+from parediff.validation import Count, check_types
+
+Keys = frozenset[int]
+POWERS = (1.2, 1.4, 1.7, 2.0, 2.5)
+"""Of the early keyframes that the search may start from."""
+MOVES = (-1, 1, -2, 2)
+SMALLEST = 1e-12  # squared error of an image that is the reference's
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is drawn to place keyframes: so many of the calibration's first `images`, by `sampler`.
+
+    They are compared with those of the same seeds that `reference` draws with every step in full.
+    """
+
+    sampler: Sampler
+    reference: Sampler
+    images: Annotated[Count, "of the calibration, drawn for every schedule that is tried"]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def place(model: DiffusionModel, calls: Iterable[Call], measure: Measure, schedule: Schedule) -> None:
+    """Fill the model's table with as many keyframes as `schedule` has, where images are closest to the reference's.
+
+    Close is the mean over images of the logarithm of the squared error, which is what PSNR averages.
+    """
+    steps, table = measure.sampler.steps, _table(model.denoiser)
+    target = drawn(calls, in_full(model), measure.reference, measure.images)
+
+    def error(keys: Keys) -> float:
+        _fill(table, keys)
+        found = drawn(calls, model, measure.sampler, measure.images)
+        return float((found - target).square().flatten(1).mean(1).clamp(min=SMALLEST).log().mean())
+
+    _fill(table, least(starts(schedule, steps), steps, schedule.ends(steps), error))
+
+
+def attach_table(denoiser: nn.Module, keyframes: Keys, steps: int) -> None:
+    """Let the network own its schedule, which is `keyframes` until it is measured."""
+    table = Table(1, steps)
+    _fill(table, keyframes)
+    attach(denoiser, table)
+
+
+def keyframes_of(denoiser: nn.Module, steps: int | None = None) -> Keys:
+    """The keyframes in the network's own table; RequestError where they were placed for other `steps`."""
+    return frozenset(step for step, fresh in enumerate(_table(denoiser, steps).fresh[0].tolist()) if fresh)
+
+
+def starts(schedule: Schedule, steps: int) -> list[Keys]:
+    """The evenly spread keyframes, and early ones that are as many."""
+    even, ends = schedule.over(steps), schedule.ends(steps)
+    early = (ends | frozenset(clustered(steps, schedule.interval, 0, power)) for power in POWERS)
+    return list(dict.fromkeys([even, *(keys for keys in early if len(keys) == len(even))]))
+
+
+def least(starts: Iterable[Keys], steps: int, fixed: Keys, error: Callable[[Keys], float]) -> Keys:
+    """The start with the least error, improved by moving one keyframe by a step or two until no move helps."""
+    of = cache(error)
+    best = min(starts, key=of)
+    while (better := next((keys for keys in moved(best, steps, fixed) if of(keys) < of(best)), None)) is not None:
+        best = better
+    return best
+
+
+def moved(keys: Keys, steps: int, fixed: Keys) -> Iterator[Keys]:
+    """Every schedule that differs in the place of one keyframe; step 0 and `fixed` ones stay."""
+    for key in sorted(keys - fixed - {0}):
+        for by in MOVES:
+            if 0 < key + by < steps and key + by not in keys:
+                yield keys - {key} | {key + by}
+
+
+def _fill(table: Table, keys: Keys) -> None:
+    table.fresh[0] = torch.tensor([step in keys for step in range(table.fresh.shape[1])])
+
+
+def _table(denoiser: nn.Module, steps: int | None = None) -> Table:
+    table = attached(denoiser, Table, steps)
+    assert isinstance(table, Table)
+    return table
