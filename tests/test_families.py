@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from composing import method_of
+from parediff.errors import RequestError
 from parediff.pipeline.statement import family_of
 from parediff.report.study import front_command
 from parediff.results import record as records
@@ -51,6 +52,19 @@ def test_volumes_of_families_are_those_counted_by_hand() -> None:
     both = found["feature reuse", "quantisation"]
     assert both.volume == pytest.approx(2 * 5.5 + 1 * 7 + 3 * 7.5 + 2 * 8)
     assert (both.points, [point.x for point in both.ahead]) == (1, [2])
+
+
+def test_volumes_over_the_logarithm_count_a_halving_alike_at_all_costs() -> None:
+    """A point that is as good at half the cost adds log10(2) times its worth wherever it stands."""
+    worth = []
+    for cost in (8.0, 4.0, 2.0):
+        pair = [*run("", cost, [3, 3]), *run("ptq", cost / 2, [3, 3])]
+        (*_, both) = compositions(build_front(pair, reference=CORNER), log=True)
+        assert both.added is not None
+        worth.append(both.added.value)
+    assert worth == pytest.approx([math.log10(2) * (10 - 3)] * 3)
+    with pytest.raises(RequestError, match=r"--log=0.*cost\.bops has no logarithm"):
+        compositions(build_front([*STUDY, *run("ptq", 0, [1])], reference=CORNER), log=True)
 
 
 def test_what_composing_adds_is_what_no_part_reaches() -> None:
@@ -109,5 +123,10 @@ def test_the_command_shows_families_and_writes_them(tmp_path: Path) -> None:
     written = json.loads(file.read_text())["families"]
     assert [one["families"] for one in written][-1] == ["feature reuse", "quantisation"]
     assert written[-1]["added"]["pairs"] == 2
+    front_command([tmp_path / "runs"], None, None, str(file), None, console, families=True, log=True)
+    assert "over the logarithm of bops" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert json.loads(file.read_text())["families"] != written
+    with pytest.raises(RequestError, match="--log with --families"):
+        front_command([tmp_path / "runs"], None, None, None, None, console, log=True)
     front_command([tmp_path / "runs"], None, None, str(file), None, console)
     assert "families" not in json.loads(file.read_text())

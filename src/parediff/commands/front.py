@@ -15,6 +15,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="RUN|baseline", help=told)
     told = "hypervolume of each family of methods alone, and what composing them adds"
     parser.add_argument("--families", action="store_true", help=told)
+    told = "with --families: volumes over the logarithm of the cost, where a halving counts alike at all costs"
+    parser.add_argument("--log", action="store_true", help=told)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--html", metavar="FILE")
     return parser
@@ -27,5 +29,5 @@ def act(arguments: argparse.Namespace) -> int:
     from parediff.report.study import front_command
 
     files = arguments.json, arguments.html
-    asked = {"compared": arguments.against, "families": arguments.families}
+    asked = {"compared": arguments.against, "families": arguments.families, "log": arguments.log}
     return front_command(arguments.paths, arguments.x, arguments.y, *files, Console(), **asked)

@@ -15,12 +15,16 @@ from parediff.results.points import Point
 NONE = "steps and solvers alone"
 
 
-def families_table(front: Front, found: Sequence[Composition]) -> Any:
-    """A row for each set of families that some point has; volumes as shares of what all points together reach."""
+def families_table(front: Front, found: Sequence[Composition], *, log: bool = False) -> Any:
+    """A row for each set of families that some point has; volumes as shares of what all points together reach.
+
+    `log` says that they were taken over the logarithm of the cost.
+    """
     from rich.table import Table
 
-    share = Unit(front.hypervolume / 100 or 1.0, "", "%")
-    table = Table(title="hypervolume by families of methods", title_justify="left", caption_justify="left")
+    share = Unit(found[-1].volume / 100 or 1.0, "", "%")
+    over = f" over the logarithm of {front.x.name}" if log else ""
+    table = Table(title=f"hypervolume by families of methods{over}", title_justify="left", caption_justify="left")
     table.caption = (
         "A row holds the points of its families and of fewer, in % of the volume of all; added: over fewer families. "
         "± is one standard error, jackknifed over common seeds, or over the seed blocks of single runs."

@@ -17,6 +17,7 @@ from parediff.results.families import Composition, compositions
 from parediff.results.front import Front, build_fronts, left_out
 from parediff.results.lease import lease
 from parediff.results.record import Record, find
+from parediff.validation import require
 
 
 def front_command(
@@ -28,16 +29,21 @@ def front_command(
     console: Any,
     compared: str | None = None,
     families: bool = False,
+    log: bool = False,
 ) -> int:
-    """Show the fronts over all records below the paths and write what was asked for; the exit code."""
+    """Show the fronts over all records below the paths and write what was asked for; the exit code.
+
+    `families` with `log` takes their volumes over the logarithm of the cost.
+    """
+    require(families or not log, "--log", log, "--log with --families")
     records, warnings = find(paths)
     if not records:
         raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
     fronts = build_fronts(records, x, y, compared=compared)
     show(fronts, records, warnings, console)
-    composed = {front.protocol: compositions(front) for front in fronts} if families else {}
+    composed = {front.protocol: compositions(front, log=log) for front in fronts} if families else {}
     for front in fronts if families else ():
-        console.print(families_table(front, composed[front.protocol]))
+        console.print(families_table(front, composed[front.protocol], log=log))
     if json_file:
         write_atomically(Path(json_file), as_json(fronts, composed))
     if html_file:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from parediff.errors import RequestError
 from parediff.results import pareto
 from parediff.results.difference import Difference
 from parediff.results.front import Front
@@ -15,6 +17,7 @@ from parediff.results.record import Record
 
 Families = frozenset[str]
 Values = list[tuple[float, float]]
+Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,32 @@ def families_of(record: Record, known: Mapping[str, str]) -> Families:
     return frozenset(known.get(name) or name for name in record.methods)
 
 
-def compositions(front: Front) -> list[Composition]:
-    """Every set of families that some point has, smaller ones first, and last what all together reach."""
+def compositions(front: Front, *, log: bool = False) -> list[Composition]:
+    """Every set of families that some point has, smaller ones first, and last what all together reach.
+
+    `log`: volumes over the decimal logarithm of the cost, where a halving counts alike at all costs; RequestError
+    where one is not above 0.
+    """
+    lowest = min(point.x for point in front.points)
+    if log and lowest <= 0:
+        raise RequestError("--log", lowest, f"costs above 0 are accepted: {front.x.key} has no logarithm here")
+    scale = math.log10 if log else float
     records = [point.runs[0] for point in front.points]
     known = {name: family for record in records for name, family in record.families.items()}  # older records say none
     own = [families_of(record, known) for record in records]
     everything = frozenset().union(*own)
     told = sorted({*own, everything}, key=lambda one: (len(one), sorted(one)))
     samples = [[(point.x, point.y) for point in front.points], *_without_each(front)]
-    return [_composition(front, own, chosen, samples) for chosen in told]
+    return [_composition(front, own, chosen, samples, scale) for chosen in told]
 
 
-def _composition(front: Front, own: Sequence[Families], chosen: Families, samples: Sequence[Values]) -> Composition:
+def _composition(
+    front: Front, own: Sequence[Families], chosen: Families, samples: Sequence[Values], scale: Scale
+) -> Composition:
     within = [one <= chosen for one in own]
     fewer = [one < chosen for one in own]
-    whole, *left_out = [_volume(front, values, within) for values in samples]
-    part, *part_left_out = [_volume(front, values, fewer) for values in samples]
+    whole, *left_out = [_volume(front, values, within, scale) for values in samples]
+    part, *part_left_out = [_volume(front, values, fewer, scale) for values in samples]
     apart = [a - b for a, b in zip(left_out, part_left_out, strict=True)]
     added = Difference(whole - part, jackknife_error(apart) if apart else None, len(apart)) if any(fewer) else None
     ahead = tuple(
@@ -66,9 +79,10 @@ def _composition(front: Front, own: Sequence[Families], chosen: Families, sample
     return Composition(tuple(sorted(chosen)), own.count(chosen), ahead, whole, error, added)
 
 
-def _volume(front: Front, values: Values, chosen: Sequence[bool]) -> float:
-    kept = [value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen]
-    return pareto.hypervolume(kept, (front.x.better, front.y.better), front.reference)
+def _volume(front: Front, values: Values, chosen: Sequence[bool], scale: Scale) -> float:
+    kept = [(scale(x), y) for (x, y), is_chosen in zip(values, chosen, strict=True) if is_chosen]
+    corner = scale(front.reference[0]), front.reference[1]
+    return pareto.hypervolume(kept, (front.x.better, front.y.better), corner)
 
 
 def _without_each(front: Front) -> list[Values]:
