@@ -2,18 +2,19 @@
 
 How much a feature changes is not how much the image minds, and a keyframe is worth what the others leave to it. So
 whole schedules are tried, on a few images: evenly spread and early keyframes first, then the best of them with one
-keyframe moved, as long as that helps.
+keyframe moved, as long as that helps by more than the chance of the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from parediff.calibration.base import drawn
 from parediff.models.diffusion.door import Call
@@ -49,17 +50,17 @@ class Measure:
 def place(model: DiffusionModel, calls: Iterable[Call], measure: Measure, schedule: Schedule) -> None:
     """Fill the model's table with as many keyframes as `schedule` has, where images are closest to the reference's.
 
-    Close is the mean over images of the logarithm of the squared error, which is what PSNR averages.
+    Far is the logarithm of an image's mean squared error, which is what PSNR averages.
     """
     steps, table = measure.sampler.steps, _table(model.denoiser)
     target = drawn(calls, in_full(model), measure.reference, measure.images)
 
-    def error(keys: Keys) -> float:
+    def errors(keys: Keys) -> Tensor:
         _fill(table, keys)
         found = drawn(calls, model, measure.sampler, measure.images)
-        return float((found - target).square().flatten(1).mean(1).clamp(min=SMALLEST).log().mean())
+        return (found - target).square().flatten(1).mean(1).clamp(min=SMALLEST).log()
 
-    _fill(table, least(starts(schedule, steps), steps, schedule.ends(steps), error))
+    _fill(table, least(starts(schedule, steps), steps, schedule.ends(steps), errors))
 
 
 def attach_table(denoiser: nn.Module, keyframes: Keys, steps: int) -> None:
@@ -81,12 +82,24 @@ def starts(schedule: Schedule, steps: int) -> list[Keys]:
     return list(dict.fromkeys([even, *(keys for keys in early if len(keys) == len(even))]))
 
 
-def least(starts: Iterable[Keys], steps: int, fixed: Keys, error: Callable[[Keys], float]) -> Keys:
-    """The start with the least error, improved by moving one keyframe by a step or two until no move helps."""
-    of = cache(error)
-    best = min(starts, key=of)
-    while (better := next((keys for keys in moved(best, steps, fixed) if of(keys) < of(best)), None)) is not None:
-        best = better
+def least(starts: Sequence[Keys], steps: int, fixed: Keys, errors: Callable[[Keys], Tensor]) -> Keys:
+    """The best start, improved by moving one keyframe by a step or two until no move helps.
+
+    `errors` has one for each image. Better is what is better by more than one standard error over images, so that the
+    first start, the even one, stays where the others are level with it.
+    """
+    of = cache(errors)
+
+    def better(keys: Keys, than: Keys) -> bool:
+        gain = of(than).double() - of(keys).double()
+        chance = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+        return float(gain.mean()) > chance
+
+    best = starts[0]
+    for start in starts[1:]:
+        best = start if better(start, best) else best
+    while (found := next((keys for keys in moved(best, steps, fixed) if better(keys, best)), None)) is not None:
+        best = found
     return best
 
 
