@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from parediff.calibration.base import drawn
 from parediff.methods.base import Method
 from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
@@ -55,18 +58,18 @@ class Keyframed(Method):
 
     def calibrate(self, model: DiffusionModel, calls: Iterable[Call]) -> None:
         if self._measured is not None:
-            place(model, calls, self._measured, self._schedule())
+            place(model, partial(drawn, calls), self._measured, self._schedule())
 
     def finalize(self, model: DiffusionModel) -> None:
         installed(model, self.owner).tally.reset()
 
+    @abstractmethod
     def _cuts(self, denoiser: nn.Module) -> list[Cut]:
         """What is kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _plan(self, denoiser: nn.Module, steps: int, cuts: int) -> Sequence[Step]:
         """What every step does."""
-        raise NotImplementedError
 
     def _keyframes(self, denoiser: nn.Module, steps: int) -> frozenset[int]:
         """The full steps of a run of `steps`."""

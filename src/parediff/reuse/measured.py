@@ -8,7 +8,7 @@ keyframe moved, as long as that helps by more than the chance of the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
@@ -16,8 +16,6 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from parediff.calibration.base import drawn
-from parediff.models.diffusion.door import Call
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.reuse.engine import in_full
@@ -26,6 +24,7 @@ from parediff.reuse.schedules import Schedule, clustered
 from parediff.validation import Count, check_types
 
 Keys = frozenset[int]
+Draw = Callable[[DiffusionModel, Sampler, int], Tensor]
 POWERS = (1.2, 1.4, 1.7, 2.0, 2.5)
 """Of the early keyframes that the search may start from."""
 MOVES = (-1, 1, -2, 2)
@@ -47,17 +46,18 @@ class Measure:
         check_types(self)
 
 
-def place(model: DiffusionModel, calls: Iterable[Call], measure: Measure, schedule: Schedule) -> None:
+def place(model: DiffusionModel, draw: Draw, measure: Measure, schedule: Schedule) -> None:
     """Fill the model's table with as many keyframes as `schedule` has, where images are closest to the reference's.
 
-    Far is the logarithm of an image's mean squared error, which is what PSNR averages.
+    `draw` gives the first so many images of the calibration as a model draws them with a sampler. Far is the logarithm
+    of an image's mean squared error, which is what PSNR averages.
     """
     steps, table = measure.sampler.steps, _table(model.denoiser)
-    target = drawn(calls, in_full(model), measure.reference, measure.images)
+    target = draw(in_full(model), measure.reference, measure.images)
 
     def errors(keys: Keys) -> Tensor:
         _fill(table, keys)
-        found = drawn(calls, model, measure.sampler, measure.images)
+        found = draw(model, measure.sampler, measure.images)
         return (found - target).square().flatten(1).mean(1).clamp(min=SMALLEST).log()
 
     _fill(table, least(starts(schedule, steps), steps, schedule.ends(steps), errors))
