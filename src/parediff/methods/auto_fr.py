@@ -115,9 +115,7 @@ class AutoFR(Method):
         return gates_plan(denoiser, steps, cuts, self._mixing())
 
     def _gates(self, model: DiffusionModel) -> Gates:
-        gates = attached(model.denoiser, Gates)
-        assert isinstance(gates, Gates)
-        return gates
+        return attached(model.denoiser, Gates)
 
     def _mixing(self) -> Mixing:
         return Mixing(self.mixing, self.temperature, self.bias)

@@ -54,6 +54,4 @@ class BlockCache(Method):
         return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps)
 
     def _table(self, model: DiffusionModel) -> Table:
-        table = attached(model.denoiser, Table)
-        assert isinstance(table, Table)
-        return table
+        return attached(model.denoiser, Table)

@@ -10,7 +10,7 @@ from torch import nn
 
 from parediff.methods.keyframed import Keyframed
 from parediff.models.diffusion.pipeline import DiffusionModel
-from parediff.reuse.engine import FULL, Step, installed
+from parediff.reuse.engine import FULL, Step
 from parediff.reuse.outer_ring import outer_ring
 from parediff.reuse.replacements import Cut
 from parediff.validation import Whole
@@ -28,7 +28,7 @@ class DeepCache(Keyframed):
     branch: Whole
 
     def fired(self, model: DiffusionModel) -> dict[str, Any]:
-        return {"branch": self.branch} | self._placed(model) | installed(model, self.owner).tally.shares()
+        return {"branch": self.branch} | self._reused(model)
 
     def _cuts(self, denoiser: nn.Module) -> list[Cut]:
         return [outer_ring(denoiser, self.branch)]

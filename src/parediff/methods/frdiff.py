@@ -11,7 +11,7 @@ from torch import nn
 from parediff.methods.keyframed import Keyframed
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.reuse.cuts import Blocks, cuts_of
-from parediff.reuse.engine import FULL, Step, installed
+from parediff.reuse.engine import FULL, Step
 from parediff.reuse.mixing import Bias, Mixing, Shape, Temperature
 from parediff.reuse.replacements import Cut
 
@@ -43,7 +43,7 @@ class FRDiff(Keyframed):
         cuts = self._cuts(model.denoiser)
         kinds = sorted({cut.kind for cut in cuts})
         found = {f"{kind}_cuts": sum(cut.kind == kind for cut in cuts) for kind in kinds}
-        return found | self._placed(model) | installed(model, self.owner).tally.shares()
+        return found | self._reused(model)
 
     def _cuts(self, denoiser: nn.Module) -> list[Cut]:
         return cuts_of(denoiser, resnets=self.resnets, attentions=self.attentions, mlps=self.mlps, blocks=self.blocks)

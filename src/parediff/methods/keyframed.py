@@ -75,9 +75,10 @@ class Keyframed(Method):
         """The full steps of a run of `steps`."""
         return self._schedule().over(steps) if self._measured is None else keyframes_of(denoiser, steps)
 
-    def _placed(self, model: DiffusionModel) -> dict[str, Any]:
-        """Of measured keyframes, where they came to stand."""
-        return {} if self._measured is None else {"keyframes": sorted(keyframes_of(model.denoiser))}
+    def _reused(self, model: DiffusionModel) -> dict[str, Any]:
+        """Where measured keyframes came to stand, and what was done with the calls."""
+        placed = {} if self._measured is None else {"keyframes": sorted(keyframes_of(model.denoiser))}
+        return placed | installed(model, self.owner).tally.shares()
 
     @property
     def _measured(self) -> Measure | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class Table(nn.Module):
     def __init__(self, cuts: int, steps: int) -> None:
         super().__init__()
         self.register_buffer("fresh", torch.ones(cuts, steps, dtype=torch.bool))
+
+    @property
+    def steps(self) -> int:
+        return self.fresh.shape[1]
 
 
 class Gates(nn.Module):
@@ -64,6 +69,9 @@ class Gates(nn.Module):
         return self.hard() + soft - soft.detach()
 
 
+Owned = TypeVar("Owned", Table, Gates)
+
+
 def group_of(cut: int, cuts: int, groups: int) -> int:
     """Neighbouring cuts form a group."""
     return cut * groups // cuts
@@ -75,11 +83,11 @@ def attach(denoiser: nn.Module, schedule: nn.Module) -> None:
     denoiser.add_module(NAME, schedule.to(weight.device))
 
 
-def attached(denoiser: nn.Module, kind: type[nn.Module], steps: int | None = None) -> nn.Module:
+def attached(denoiser: nn.Module, kind: type[Owned], steps: int | None = None) -> Owned:
     """The network's schedule; it serves runs of the number of steps it was made for."""
     schedule = getattr(denoiser, NAME)
     assert isinstance(schedule, kind)
-    own = schedule.fresh.shape[1] if isinstance(schedule, Table) else schedule.steps
+    own = schedule.steps
     if steps is not None and steps != own:
         raise RequestError("sampler.steps", steps, f"{own}, the steps that the schedule was learned for, is accepted")
     return schedule
@@ -87,15 +95,12 @@ def attached(denoiser: nn.Module, kind: type[nn.Module], steps: int | None = Non
 
 def table_plan(denoiser: nn.Module, steps: int, cuts: int) -> Sequence[Step]:
     """A step in full where the table says so for every cut, otherwise those that it names."""
-    table = attached(denoiser, Table, steps)
-    assert isinstance(table, Table)
-    return [_step(row, cuts, 1.0) for row in table.fresh.T.tolist()]
+    return [_step(row, cuts, 1.0) for row in attached(denoiser, Table, steps).fresh.T.tolist()]
 
 
 def gates_plan(denoiser: nn.Module, steps: int, cuts: int, mixing: Mixing) -> Sequence[Step]:
     """Where every gate is closed the step is mixed or jumped; where some are open it is reuse of the others."""
     gates = attached(denoiser, Gates, steps)
-    assert isinstance(gates, Gates)
     plan = [FULL]
     for step, column in enumerate(gates.hard().T.tolist(), start=1):
         fresh = [bool(column[group_of(cut, cuts, gates.groups)]) for cut in range(cuts)]

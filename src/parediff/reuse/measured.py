@@ -52,7 +52,7 @@ def place(model: DiffusionModel, draw: Draw, measure: Measure, schedule: Schedul
     `draw` gives the first so many images of the calibration as a model draws them with a sampler. Far is the logarithm
     of an image's mean squared error, which is what PSNR averages.
     """
-    steps, table = measure.sampler.steps, _table(model.denoiser)
+    steps, table = measure.sampler.steps, attached(model.denoiser, Table)
     target = draw(in_full(model), measure.reference, measure.images)
 
     def errors(keys: Keys) -> Tensor:
@@ -72,7 +72,7 @@ def attach_table(denoiser: nn.Module, keyframes: Keys, steps: int) -> None:
 
 def keyframes_of(denoiser: nn.Module, steps: int | None = None) -> Keys:
     """The keyframes in the network's own table; RequestError where they were placed for other `steps`."""
-    return frozenset(step for step, fresh in enumerate(_table(denoiser, steps).fresh[0].tolist()) if fresh)
+    return frozenset(step for step, fresh in enumerate(attached(denoiser, Table, steps).fresh[0].tolist()) if fresh)
 
 
 def starts(schedule: Schedule, steps: int) -> list[Keys]:
@@ -112,10 +112,4 @@ def moved(keys: Keys, steps: int, fixed: Keys) -> Iterator[Keys]:
 
 
 def _fill(table: Table, keys: Keys) -> None:
-    table.fresh[0] = torch.tensor([step in keys for step in range(table.fresh.shape[1])])
-
-
-def _table(denoiser: nn.Module, steps: int | None = None) -> Table:
-    table = attached(denoiser, Table, steps)
-    assert isinstance(table, Table)
-    return table
+    table.fresh[0] = torch.tensor([step in keys for step in range(table.steps)])
