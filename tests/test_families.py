@@ -130,3 +130,22 @@ def test_the_command_shows_families_and_writes_them(tmp_path: Path) -> None:
         front_command([tmp_path / "runs"], None, None, None, None, console, log=True)
     front_command([tmp_path / "runs"], None, None, str(file), None, console)
     assert "families" not in json.loads(file.read_text())
+
+
+def test_points_of_fewer_seeds_stay_away_where_so_many_are_asked_for(tmp_path: Path) -> None:
+    """One point of a single seed takes every error away, since no seed is common to all; without it they return."""
+    for own in [*STUDY, *BOTH, *run("ptq frdiff", 1, [6])]:
+        records.write(own, tmp_path / "runs" / own.id)
+    console, file = Console(file=io.StringIO(), width=160), tmp_path / "front.json"
+    page = tmp_path / "front.html"
+    front_command([tmp_path / "runs"], None, None, str(file), None, console, families=True)
+    assert json.loads(file.read_text())["families"][-1]["stderr"] is None
+    front_command([tmp_path / "runs"], None, None, str(file), str(page), console, families=True, seeds=2)
+    told = json.loads(file.read_text())
+    assert (len(told["points"]), told["families"][-1]["added"]["pairs"]) == (5, 2)
+    assert "1 point of fewer than 2 seeds left out" in console.file.getvalue()  # type: ignore[attr-defined]
+    single = run("ptq frdiff", 1, [6])[0].id
+    assert single not in page.read_text()
+    assert told["points"][0]["id"] in page.read_text()
+    with pytest.raises(RequestError, match=r"--seeds=3.*at most 2"):
+        front_command([tmp_path / "runs"], None, None, None, None, console, seeds=3)

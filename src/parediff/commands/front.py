@@ -17,6 +17,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--families", action="store_true", help=told)
     told = "with --families: volumes over the logarithm of the cost, where a halving counts alike at all costs"
     parser.add_argument("--log", action="store_true", help=told)
+    told = "only points that were run under at least so many seeds"
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=told)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--html", metavar="FILE")
     return parser
@@ -29,5 +31,10 @@ def act(arguments: argparse.Namespace) -> int:
     from parediff.report.study import front_command
 
     files = arguments.json, arguments.html
-    asked = {"compared": arguments.against, "families": arguments.families, "log": arguments.log}
+    asked = {
+        "compared": arguments.against,
+        "families": arguments.families,
+        "log": arguments.log,
+        "seeds": arguments.seeds,
+    }
     return front_command(arguments.paths, arguments.x, arguments.y, *files, Console(), **asked)

@@ -16,6 +16,7 @@ from parediff.report.table import remarks, say, table
 from parediff.results.families import Composition, compositions
 from parediff.results.front import Front, build_fronts, left_out
 from parediff.results.lease import lease
+from parediff.results.points import seeded
 from parediff.results.record import Record, find
 from parediff.validation import require
 
@@ -30,15 +31,20 @@ def front_command(
     compared: str | None = None,
     families: bool = False,
     log: bool = False,
+    seeds: int = 1,
 ) -> int:
     """Show the fronts over all records below the paths and write what was asked for; the exit code.
 
-    `families` with `log` takes their volumes over the logarithm of the cost.
+    `families` with `log` takes their volumes over the logarithm of the cost; points of fewer than `seeds` stay away.
     """
     require(families or not log, "--log", log, "--log with --families")
     records, warnings = find(paths)
     if not records:
         raise RequestError("PATH", ", ".join(map(str, paths)), f"a folder with records below it{_unread(warnings)}")
+    if seeds > 1:
+        records, few = seeded(records, seeds)
+        paths = [record.folder for record in records if record.folder]
+        warnings = [*warnings, *([f"{few} point{'s' * (few > 1)} of fewer than {seeds} seeds left out"] if few else [])]
     fronts = build_fronts(records, x, y, compared=compared)
     show(fronts, records, warnings, console)
     composed = {front.protocol: compositions(front, log=log) for front in fronts} if families else {}

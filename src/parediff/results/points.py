@@ -14,6 +14,7 @@ from parediff.provenance import IRRELEVANT, without
 from parediff.results.axes import Axis
 from parediff.results.number import number
 from parediff.results.record import Record
+from parediff.validation import require
 
 SEEDS = ("seed", "first_seed")
 LONGEST_SETTING = 40  # characters of a value in a label
@@ -99,6 +100,22 @@ def seedless(record: Record) -> str:
     config = _drop(without(record.config, IRRELEVANT), SEEDS)
     own = [record.model, record.methods, record.sampler, config]
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def seeded(records: Sequence[Record], least: int) -> tuple[list[Record], int]:
+    """The records without the points that were run under fewer seeds than `least`, and how many points those are.
+
+    Failed runs stay: they are no points. RequestError where nothing finished is left.
+    """
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.status == "finished":
+            groups[record.protocol, seedless(record)].append(record)
+    counts = {key: len({seed_of(record) for record in group}) for key, group in groups.items()}
+    few = {record.id for key, group in groups.items() if counts[key] < least for record in group}
+    most = max(counts.values(), default=0)
+    require(most >= least, "--seeds", least, f"at most {most}, the seeds of the point that has most,")
+    return [record for record in records if record.id not in few], sum(count < least for count in counts.values())
 
 
 def seed_of(record: Record) -> str:
