@@ -389,6 +389,8 @@ def test_the_table_names_front_errors_gains_and_reference_point() -> None:
     assert "≥ +35.0 ± 1.5" in shown
     assert "reference point" in shown
     assert max(map(len, shown.splitlines())) <= 80
+    narrow = text_of(table(build_front(study()), 80), width=80)
+    assert all(entry.id in narrow for entry in study() if entry.status == "finished")
 
 
 def test_markup_in_a_name_is_shown_as_text() -> None:
@@ -521,6 +523,29 @@ def test_a_part_of_another_class_is_told_by_its_name_and_the_settings_of_one_cla
     }
     told = ["noise", "zeroq · steps=200", "zeroq · steps=500", "ris"]
     assert told_apart(["ptq W4A4"] * 4, columns) == [f"ptq W4A4 · {entry}" for entry in told]
+
+
+def test_a_sampler_is_told_once_by_its_name_and_its_steps_where_the_names_are_equal() -> None:
+    """A method's own sampler repeats the run's, and a scheduler's class says no more than its name."""
+    drawn = [("ddim", 20), ("dpmpp_2m", 20), ("dpmpp_2m", 10)]
+    classes = {"ddim": "DDIMScheduler", "dpmpp_2m": "DPMSolverMultistepScheduler"}
+    columns = {
+        f"{place}sampler.{key}": [value(*one) for one in drawn]
+        for place in ("methods.ptq.", "")
+        for key, value in {
+            "name": lambda name, steps: name,
+            "scheduler": lambda name, steps: classes[name],
+            "steps": lambda name, steps: steps,
+        }.items()
+    }
+    columns["calibration.steps"] = [steps for _, steps in drawn]
+    told = ["ptq W4A4 · ddim", "ptq W4A4 · dpmpp_2m · 20 steps", "ptq W4A4 · dpmpp_2m · 10 steps"]
+    assert told_apart(["ptq W4A4"] * 3, columns) == told
+
+
+def test_a_part_that_some_lack_is_told_by_its_own_name() -> None:
+    columns = {"methods.deepcache.measure._target_": [None, "parediff.reuse.measured.Measure"]}
+    assert told_apart(["deepcache"] * 2, columns) == ["deepcache · no measure", "deepcache · measured"]
 
 
 @pytest.mark.parametrize(

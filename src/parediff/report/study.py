@@ -84,7 +84,7 @@ def study_front(
 def show(fronts: Sequence[Front], records: Sequence[Record], warnings: Sequence[str], console: Any) -> None:
     """A table per protocol, then one line for everything that is not on one."""
     for front in fronts:
-        console.print(table(front))
+        console.print(table(front, console.width))
         for line in remarks(front):
             say(line, console)
     for other in left_out(fronts[0], records):

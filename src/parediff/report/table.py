@@ -11,14 +11,18 @@ from parediff.results.front import Front, Gain
 from parediff.results.points import Point, label
 
 STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
+WIDE = 110
 ERRORS = (
     "± is one standard error; of a difference over pairs of equal seeds, or of equal seed blocks of single runs, where "
     "their number is told, else of independent errors, which is too wide for runs that share their seeds."
 )
 
 
-def table(front: Front) -> Any:
-    """A rich Table, cheapest first; ★ marks what no other point dominates."""
+def table(front: Front, width: int = WIDE) -> Any:
+    """A rich Table, cheapest first; ★ marks what no other point dominates.
+
+    Where `width`, in characters, is below WIDE, ids stand below the labels and leave these their room.
+    """
     from rich.table import Table
 
     x_unit = front.x.unit([point.x for point in front.points])
@@ -35,16 +39,17 @@ def table(front: Front) -> Any:
         built.add_column("against\nfewer steps", justify="right", no_wrap=True)
     if front.against:
         built.add_column(f"against\n{plain(front.against.name)}", justify="right", overflow="fold")
-    built.add_column("id", style="dim", no_wrap=True)
+    if width >= WIDE:
+        built.add_column("id", style="dim", no_wrap=True)
     for point, on_front, gain, apart in zip(front.points, front.on_front, front.gains, front.apart, strict=True):
         built.add_row(
             "★" if on_front else "",
-            plain(point.label),
+            plain(point.label) + (f"\n[dim]{_ids(point)}[/]" if width < WIDE else ""),
             with_error(point.x, point.x_stderr, x_unit),
             with_error(point.y, point.y_stderr, y_unit),
             *([_gain(gain, y_unit)] if gaining else []),
             *([difference_cell(apart, y_unit, front.y.better)] if front.against else []),
-            _ids(point),
+            *([_ids(point)] if width >= WIDE else []),
             style="" if on_front else "dim",
         )
     return built

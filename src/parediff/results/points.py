@@ -21,6 +21,7 @@ LONGEST_SETTING = 40  # characters of a value in a label
 MOST_DIFFERENCES = 3  # settings added to a label that alone would name two points
 MOST_CLASSES = 3  # rounds of them: a class, a class within it, their settings
 CLASS = "_target_"
+NAME = "name"
 BUDGETS = {"target_width": "{} BOPs", "target_gbops": "{:g} GBOPs", "target_bits": "{} bit"}
 """What learned widths are held to: the first that is set counts."""
 
@@ -239,17 +240,34 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The first settings that are not the same in all these places; a part's class stands for all its settings."""
-    found = [key for key, values in columns.items() if len({values[place] for place in places}) > 1]
-    parts = tuple(key.removesuffix(CLASS) for key in found if key.endswith(f".{CLASS}"))
-    return [key for key in found if key.endswith(CLASS) or not key.startswith(parts)][:MOST_DIFFERENCES]
+    """The first settings that are not the same in all these places.
+
+    A part's class, or its name, stands for all its settings; a setting that repeats another of the same name, as a
+    method's sampler repeats the run's, is told once.
+    """
+    found: dict[tuple[Any, ...], str] = {}
+    for key in sorted(columns, key=lambda one: one.count(".")):
+        values = tuple(columns[key][place] for place in places)
+        if len(set(values)) > 1:
+            found.setdefault((key.rpartition(".")[2], *values), key)
+    told = [key for key in columns if key in found.values()]
+    parts = tuple(
+        f"{part}." for key in told for part, _, last in [key.rpartition(".")] if part and last in (CLASS, NAME)
+    )
+    return [key for key in told if key.endswith((f".{CLASS}", f".{NAME}")) or not key.startswith(parts)][
+        :MOST_DIFFERENCES
+    ]
 
 
 def _setting(key: str, value: Any) -> str:
-    name = key.rpartition(".")[2]
+    part, _, name = key.rpartition(".")
+    if str(value) == "None" and name in (CLASS, NAME):
+        return f"no {part.rpartition('.')[2]}"
     if name == CLASS:
         return module_of(value)
     text = str(value) if len(str(value)) <= LONGEST_SETTING else str(value)[: LONGEST_SETTING - 1] + "…"
+    if name == NAME:
+        return text
     return f"{text} steps" if key.endswith("sampler.steps") else f"{name}={text}"
 
 
