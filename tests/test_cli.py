@@ -55,6 +55,7 @@ def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["device=cuda:9"], ["device=cuda:9"]),
         (["device=warp"], ["device=warp", "auto, cpu, cuda"]),
         (["experiment=dmeo"], ["experiment", "dmeo", "Did you mean demo?"]),
+        (["experiment=frontier/fronter"], ["experiment=frontier/fronter: ", "Did you mean frontier/transformer?"]),
         (["workload=="], ["workload="]),
     ],
 )

@@ -121,6 +121,11 @@ class Composer:
         """Hydra's complaint as key, value and what is accepted."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
+            first, _, within = group.partition("/")
+            if within and any(
+                one.startswith(f"{within}/") for one in options(first)
+            ):  # a name with a folder of its own
+                group, name = first, f"{within}/{name}"
             names = options(group) or self.loader.get_group_options(group)
             return RequestError(group or "config", name, f"{', '.join(names)} are accepted.{nearest(name, names)}")
         text = " ".join(str(error).split())
