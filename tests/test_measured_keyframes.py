@@ -128,14 +128,15 @@ def test_keyframes_are_told_saved_and_restored(method: Any) -> None:
     assert torch.equal(images[0], listed.generate((1, 2), listed.conditions_for((1, 2)), STEPS))
 
 
-def test_what_is_spent_is_counted() -> None:
-    teacher = tiny.unconditional_model()
+@pytest.mark.parametrize(("scale", "branches"), [(1.0, 1), (2.0, 2)])
+def test_what_is_spent_is_counted_in_every_branch_of_guidance(scale: float, branches: int) -> None:
+    teacher = tiny.class_model(scale)
     calls = LazyCalls(SOURCE, teacher, STEPS)
-    own = frdiff(keyframes="measured", measure=MEASURE)
+    own = deepcache(branch=0, keyframes="measured", measure=MEASURE)
     student = teacher.copy()
     compress(student, teacher, {"own": own}, lambda m: calls, lambda name, module: None)
-    schedules, left = divmod(calls.rows - 4 * 12, 4 * 8)
-    assert left == 0
+    schedules, left = divmod(calls.rows // branches - 4 * 12, 4 * 8)
+    assert calls.rows % branches == left == 0
     assert schedules >= len(starts(Schedule("measured", 2, 15, 1.4, 1, 0), 8))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from parediff.atomic import write_atomically
 from parediff.calibration.store import CallStore
 from parediff.errors import RequestError
-from parediff.models.diffusion.door import Call, Visit
+from parediff.models.diffusion.door import Call, Visit, observing
 from parediff.models.diffusion.pipeline import DiffusionModel
 from parediff.models.diffusion.sampler import Sampler
 from parediff.results.interruption import safe_point
@@ -110,9 +110,13 @@ class LazyCalls:
         self.rows += self._source.walk(model, sampler, visit)
 
     def drawn(self, model: DiffusionModel, sampler: Sampler, images: int) -> Tensor:
-        """The source's own images, counted: a row for each of their steps."""
-        self.rows += images * sampler.steps
-        return self._source.drawn(model, sampler, images)
+        """The source's own images; every row that reaches the network is counted, in both branches of guidance."""
+
+        def count(call: Call, _: Tensor) -> None:
+            self.rows += len(call.x)
+
+        with observing(model, count):
+            return self._source.drawn(model, sampler, images)
 
     def _part(self, place: int, record: Callable[[], Iterable[Call]]) -> Iterable[Call]:
         """The calls of one part, from disk where an earlier process recorded it."""
