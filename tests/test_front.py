@@ -253,6 +253,7 @@ def test_numbers_are_shown_as_far_as_their_error_reaches() -> None:
     one = Unit(1.0, "", "")
     assert with_error(12.3456, 0.374, one) == "12.35 ± 0.37"
     assert with_error(61.03, 1.83, one) == "61.0 ± 1.8"
+    assert with_error(3.04e-5, 0.00045, one) == "0.00003 ± 0.00045"
     assert with_error(12.3456, None, one) == "12.3"
     assert significant(0) == "0"
     assert significant(123456) == "123456"

@@ -196,7 +196,7 @@ def _hover(front: Front, point: Point, status: tuple[bool, Gain | None], canvas:
 def with_error(value: float, stderr: float | None, unit: Unit) -> str:
     """'12.30 ± 0.37': the error with two digits, the value as far as the error reaches; without one, three digits."""
     shown, error = value / unit.scale, (stderr or 0) / unit.scale
-    if not error or abs(shown) < error / 10 or not 1e-4 < error < 1e6:
+    if not error or not 1e-4 < error < 1e6:
         return significant(shown) + (f" ± {significant(error)}" if error else "")
     places = max(0, 1 - math.floor(math.log10(error)))
     return f"{shown:.{places}f} ± {error:.{places}f}"
