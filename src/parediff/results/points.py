@@ -22,6 +22,7 @@ MOST_DIFFERENCES = 3  # settings added to a label that alone would name two poin
 MOST_CLASSES = 3  # rounds of them: a class, a class within it, their settings
 CLASS = "_target_"
 NAME = "name"
+PARTS = (f".{CLASS}", f".{NAME}")  # keys that stand for all settings of a part
 BUDGETS = {"target_width": "{} BOPs", "target_gbops": "{:g} GBOPs", "target_bits": "{} bit"}
 """What learned widths are held to: the first that is set counts."""
 
@@ -250,13 +251,10 @@ def _differing(places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> l
         values = tuple(columns[key][place] for place in places)
         if len(set(values)) > 1:
             found.setdefault((key.rpartition(".")[2], *values), key)
-    told = [key for key in columns if key in found.values()]
-    parts = tuple(
-        f"{part}." for key in told for part, _, last in [key.rpartition(".")] if part and last in (CLASS, NAME)
-    )
-    return [key for key in told if key.endswith((f".{CLASS}", f".{NAME}")) or not key.startswith(parts)][
-        :MOST_DIFFERENCES
-    ]
+    kept = set(found.values())
+    told = [key for key in columns if key in kept]
+    parts = tuple(f"{key.rpartition('.')[0]}." for key in told if key.endswith(PARTS))
+    return [key for key in told if key.endswith(PARTS) or not key.startswith(parts)][:MOST_DIFFERENCES]
 
 
 def _setting(key: str, value: Any) -> str:
